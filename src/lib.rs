@@ -1,0 +1,12 @@
+//! Name resolver, client-side load balancer and server registrar for [tonic] gRPC.
+
+mod backoff;
+mod error;
+mod instance;
+mod name;
+pub mod resolve;
+
+pub use backoff::Backoff;
+pub use error::{Error, ErrorKind, Result};
+pub use instance::{Address, Instance};
+pub use name::{InstanceId, ServiceName};

@@ -1,0 +1,339 @@
+//! How a resolver tells its updates: as state of which the latest wins, never as a queue.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll, Waker},
+};
+
+use futures_core::Stream;
+
+use super::{Change, Skipped, Update, Updates};
+use crate::{Error, Instance, InstanceId};
+
+/// Two ends: what is told to the [`Publisher`] comes out of the [`Updates`].
+///
+/// A reader that is slow gets fewer, larger updates. What waits is at most one change an instance.
+pub fn publish() -> (Publisher, Updates) {
+    let shared = Arc::new(Mutex::new(Pending::default()));
+    let closed = tokio_util::sync::CancellationToken::new();
+    let reader = Reader {
+        shared: Arc::clone(&shared),
+        _closed: closed.clone().drop_guard(),
+    };
+    (Publisher { shared, closed }, Box::pin(reader))
+}
+
+/// The end that tells; see [`publish`]. Nothing here waits. Dropping it ends the stream.
+pub struct Publisher {
+    shared: Arc<Mutex<Pending>>,
+    closed: tokio_util::sync::CancellationToken,
+}
+
+struct Reader {
+    shared: Arc<Mutex<Pending>>,
+    _closed: tokio_util::sync::DropGuard,
+}
+
+/// What was told and not yet read.
+#[derive(Default)]
+struct Pending {
+    /// A whole set, with the changes to it that need no word of their own.
+    reset: Option<BTreeMap<InstanceId, Arc<Instance>>>,
+    changes: BTreeMap<InstanceId, Change>,
+    link: Option<Link>,
+    skipped: Option<Vec<Skipped>>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+enum Link {
+    Fresh,
+    Stale(Error),
+}
+
+impl Publisher {
+    /// This is the whole set.
+    pub fn reset<I>(&self, instances: I)
+    where
+        I: IntoIterator,
+        I::Item: Into<Arc<Instance>>,
+    {
+        self.tell(|pending| {
+            let instances = instances.into_iter().map(Into::into);
+            pending.reset = Some(
+                instances
+                    .map(|i: Arc<Instance>| (i.id.clone(), i))
+                    .collect(),
+            );
+            pending.changes.clear();
+            pending.link = None;
+        });
+    }
+
+    /// These changed; with none of them, the registry is in reach again.
+    pub fn delta(&self, changes: impl IntoIterator<Item = Change>) {
+        self.tell(|pending| {
+            if pending.reset.is_none() || matches!(pending.link, Some(Link::Stale(_))) {
+                pending.link = Some(Link::Fresh);
+            }
+            for change in changes {
+                pending.change(change);
+            }
+        });
+    }
+
+    /// The registry is out of reach.
+    pub fn stale(&self, why: Error) {
+        self.tell(|pending| pending.link = Some(Link::Stale(why)));
+    }
+
+    /// All the records that are passed over just now.
+    pub fn skipped(&self, skipped: Vec<Skipped>) {
+        self.tell(|pending| pending.skipped = Some(skipped));
+    }
+
+    /// Tells an update as a whole, for those who pass on another's.
+    pub fn update(&self, update: Update) {
+        match update {
+            Update::Reset(instances) => self.reset(instances),
+            Update::Delta(changes) => self.delta(changes),
+            Update::Stale(why) => self.stale(why),
+            Update::Skipped(skipped) => self.skipped(skipped),
+        }
+    }
+
+    /// Whether nobody reads any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Returns when nobody reads any more: what works for the reader should stop then.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Pending)) {
+        let mut pending = locked(&self.shared);
+        what(&mut pending);
+        let waker = pending.waker.take();
+        drop(pending);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Pending {
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Put(instance) => self.put(instance),
+            Change::Remove(id) => self.remove(id),
+            Change::Vanish(id) if self.left_on_purpose(&id) => self.remove(id),
+            Change::Vanish(id) => drop(self.changes.insert(id.clone(), Change::Vanish(id))),
+        }
+    }
+
+    fn put(&mut self, instance: Arc<Instance>) {
+        let id = instance.id.clone();
+        if let Some(set) = &mut self.reset {
+            self.changes.remove(&id);
+            set.insert(id, instance);
+        } else {
+            self.changes.insert(id, Change::Put(instance));
+        }
+    }
+
+    fn remove(&mut self, id: InstanceId) {
+        if let Some(set) = &mut self.reset {
+            self.changes.remove(&id);
+            set.remove(&id);
+        } else {
+            self.changes.insert(id.clone(), Change::Remove(id));
+        }
+    }
+
+    /// Whether the last word on it, which the reader will not see, was a mark or a removal.
+    fn left_on_purpose(&self, id: &InstanceId) -> bool {
+        match (self.changes.get(id), &self.reset) {
+            (Some(Change::Put(instance)), _) => instance.is_draining(),
+            (Some(Change::Remove(_)), _) => true,
+            (Some(Change::Vanish(_)), _) | (None, None) => false,
+            (None, Some(set)) => set.get(id).is_none_or(|instance| instance.is_draining()),
+        }
+    }
+
+    fn next(&mut self) -> Option<Update> {
+        if let Some(set) = self.reset.take() {
+            return Some(Update::Reset(set.into_values().collect()));
+        }
+        if !self.changes.is_empty() {
+            if matches!(self.link, Some(Link::Fresh)) {
+                self.link = None;
+            }
+            let changes = std::mem::take(&mut self.changes);
+            return Some(Update::Delta(changes.into_values().collect()));
+        }
+        if let Some(skipped) = self.skipped.take() {
+            return Some(Update::Skipped(skipped));
+        }
+        match self.link.take()? {
+            Link::Fresh => Some(Update::Delta(Vec::new())),
+            Link::Stale(why) => Some(Update::Stale(why)),
+        }
+    }
+}
+
+impl Stream for Reader {
+    type Item = Update;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update>> {
+        let mut pending = locked(&self.shared);
+        match pending.next() {
+            Some(update) => Poll::Ready(Some(update)),
+            None if pending.ended => Poll::Ready(None),
+            None => {
+                pending.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.tell(|pending| pending.ended = true);
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("closed", &self.is_closed())
+            .finish()
+    }
+}
+
+fn locked(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    // A panic in here cannot leave half a change behind.
+    pending
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::*;
+    use crate::ErrorKind;
+
+    fn instance(id: &str) -> Arc<Instance> {
+        let instance = Instance::at("10.0.0.1:1").and_then(|i| i.id(id)).unwrap();
+        Arc::new(instance)
+    }
+
+    fn id(id: &str) -> InstanceId {
+        id.parse().unwrap()
+    }
+
+    /// All that can be read now, in short words.
+    fn read(updates: &mut Updates) -> Vec<String> {
+        let mut seen = Vec::new();
+        while let Some(Some(update)) = updates.next().now_or_never() {
+            seen.push(match update {
+                Update::Reset(all) => {
+                    format!("={}", all.iter().map(|i| i.id.as_str()).collect::<String>())
+                }
+                Update::Delta(changes) => {
+                    changes
+                        .iter()
+                        .fold("~".into(), |words, change| match change {
+                            Change::Put(i) => format!("{words}+{}", i.id),
+                            Change::Remove(id) => format!("{words}-{id}"),
+                            Change::Vanish(id) => format!("{words}?{id}"),
+                        })
+                }
+                Update::Stale(_) => "stale".into(),
+                Update::Skipped(skipped) => format!("skipped {}", skipped.len()),
+            });
+        }
+        seen
+    }
+
+    #[test]
+    fn a_slow_reader_gets_the_latest_state_and_not_the_history() {
+        let (publisher, mut updates) = publish();
+        publisher.reset([instance("a"), instance("b")]);
+        publisher.delta([Change::Put(instance("c"))]);
+        publisher.delta([Change::Remove(id("a"))]);
+        assert_eq!(read(&mut updates), ["=bc"]);
+
+        for _ in 0..1000 {
+            publisher.delta([Change::Put(instance("b")), Change::Vanish(id("c"))]);
+        }
+
+        assert_eq!(read(&mut updates), ["~+b?c"]);
+    }
+
+    #[test]
+    fn a_vanishing_after_a_mark_is_a_leaving_even_when_the_mark_was_not_read() {
+        let (publisher, mut updates) = publish();
+        publisher.reset([instance("a")]);
+        read(&mut updates);
+
+        let marked = Arc::new((*instance("a")).clone().serving(false));
+        publisher.delta([Change::Put(marked)]);
+        publisher.delta([Change::Vanish(id("a"))]);
+
+        assert_eq!(read(&mut updates), ["~-a"]);
+    }
+
+    #[test]
+    fn a_vanishing_from_a_set_that_is_still_unread_stays_a_suspicion() {
+        let (publisher, mut updates) = publish();
+        publisher.reset([instance("a"), instance("b")]);
+        publisher.delta([Change::Vanish(id("a")), Change::Vanish(id("unknown"))]);
+
+        assert_eq!(read(&mut updates), ["=ab", "~?a"]);
+    }
+
+    #[test]
+    fn a_vanishing_that_is_taken_back_is_not_seen() {
+        let (publisher, mut updates) = publish();
+        publisher.reset([instance("a")]);
+        read(&mut updates);
+
+        publisher.delta([Change::Vanish(id("a"))]);
+        publisher.delta([Change::Put(instance("a"))]);
+
+        assert_eq!(read(&mut updates), ["~+a"]);
+    }
+
+    #[test]
+    fn staleness_comes_after_what_was_known_and_ends_with_the_next_word() {
+        let (publisher, mut updates) = publish();
+        publisher.reset([instance("a")]);
+        publisher.stale(Error::new(ErrorKind::Unavailable, "watch"));
+        assert_eq!(read(&mut updates), ["=a", "stale"]);
+
+        publisher.stale(Error::new(ErrorKind::Unavailable, "watch"));
+        publisher.delta([]);
+
+        assert_eq!(read(&mut updates), ["~"]);
+    }
+
+    #[test]
+    fn the_two_ends_notice_each_other() {
+        let (publisher, mut updates) = publish();
+        drop(publisher);
+        assert!(updates.next().now_or_never().flatten().is_none());
+
+        let (publisher, updates) = publish();
+        assert!(!publisher.is_closed());
+        drop(updates);
+        assert!(publisher.is_closed());
+    }
+}
