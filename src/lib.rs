@@ -5,8 +5,10 @@ mod error;
 mod instance;
 mod name;
 pub mod resolve;
+mod target;
 
 pub use backoff::Backoff;
 pub use error::{Error, ErrorKind, Result};
 pub use instance::{Address, Instance};
 pub use name::{InstanceId, ServiceName};
+pub use target::{RegistryUrl, Scheme, Target};

@@ -1,0 +1,115 @@
+//! How the pieces of a URL are written, read and shown.
+
+use std::fmt;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::Error;
+
+/// What stands for itself in users, passwords and query values; `/` and `:` are harmless in the last two.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+const PATH: &AsciiSet = &PLAIN
+    .remove(b'/')
+    .remove(b':')
+    .remove(b',')
+    .remove(b'=')
+    .remove(b'+')
+    .remove(b'!')
+    .remove(b'[')
+    .remove(b']');
+
+/// More of a wrong URL than this is not shown.
+const SHOWN: usize = 200;
+
+/// A user or password, so that it can be read back.
+pub(super) fn hidden_word(word: &str) -> impl fmt::Display + '_ {
+    utf8_percent_encode(word, PLAIN)
+}
+
+/// A path or the value of a parameter, so that it can be read back.
+pub(super) fn word(word: &str) -> impl fmt::Display + '_ {
+    utf8_percent_encode(word, PATH)
+}
+
+/// Puts `%2F` and the like right. The part itself is not in the error: it may be secret.
+pub(super) fn decode(part: &str) -> Result<String, String> {
+    let mut rest = part;
+    while let Some((_, after)) = rest.split_once('%') {
+        let digits = after.as_bytes().get(..2);
+        if !digits.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit)) {
+            return Err("a `%` without two hexadecimal digits; write `%25` for the sign".into());
+        }
+        rest = after;
+    }
+    let decoded = percent_decode_str(part).decode_utf8();
+    let decoded = decoded.map_err(|_| "the percent-encoded bytes are not UTF-8".to_owned())?;
+    if decoded.contains(char::is_control) {
+        return Err("a control character".into());
+    }
+    Ok(decoded.into_owned())
+}
+
+/// A URL as it may be shown: nothing of what may be a user's password is left.
+pub(super) fn shown(text: &str) -> String {
+    let masked = match text.rsplit_once('@') {
+        None => text.to_owned(),
+        Some((before, after)) => match before.split_once("://") {
+            Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://***@{after}"),
+            _ => format!("***@{after}"),
+        },
+    };
+    match masked.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &masked[..end]),
+        None => masked,
+    }
+}
+
+/// Whether it could be the name of a scheme.
+pub(super) fn is_scheme(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    !text.is_empty() && text.len() <= 24 && text.chars().all(fits)
+}
+
+/// A refusal that names the URL, without its secrets, and what is wrong with it.
+pub(super) fn refuse(url: &str, what: impl fmt::Display) -> Error {
+    Error::config(format!("registry URL {:?}: {what}", shown(url)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_password_is_not_shown() {
+        for (text, masked) in [
+            ("etcd://h:1/greeter", "etcd://h:1/greeter"),
+            ("etcd://user:secret@h:1", "etcd://***@h:1"),
+            ("etcd://user:sec@ret@h:1", "etcd://***@h:1"),
+            ("etcd://user:sec://ret@h:1", "etcd://***@h:1"),
+            ("etcd:/user:secret@h:1", "***@h:1"),
+            ("user:secret://x@h", "***@h"),
+        ] {
+            assert_eq!(shown(text), masked);
+        }
+        assert!(shown(&"x".repeat(5000)).len() < 300);
+    }
+
+    #[test]
+    fn words_are_written_so_that_they_are_read_back() {
+        for text in ["a/b:c", "ü@%+&=#? ", "p:w/@"] {
+            assert_eq!(decode(&word(text).to_string()).unwrap(), text);
+            assert_eq!(decode(&hidden_word(text).to_string()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn half_an_escape_is_refused() {
+        for text in ["%", "%2", "a%zz", "%ff", "%00", "%25%"] {
+            assert!(decode(text).is_err(), "{text}");
+        }
+    }
+}
