@@ -1,11 +1,18 @@
 //! Which instances a service has, as a stream of updates that never fails.
 
+mod file;
+mod fixed;
+mod known;
+mod open;
 mod publish;
 
 use std::{pin::Pin, sync::Arc};
 
 use futures_core::Stream;
 
+pub use file::File;
+pub use fixed::Fixed;
+pub use open::open;
 pub use publish::{Publisher, publish};
 
 use crate::{Error, Instance, InstanceId, ServiceName};

@@ -222,6 +222,11 @@ impl RegistryUrl {
         Some((self.query.cert.as_deref()?, self.query.key.as_deref()?))
     }
 
+    /// `?weights=`: one for each static address, or none.
+    pub(crate) fn weights(&self) -> &[u32] {
+        &self.query.weights
+    }
+
     /// Whether DNS is asked for SRV records: `?srv=true`, or a name such as `_grpc._tcp.greeter.svc`.
     pub(crate) fn srv(&self) -> bool {
         let underscored = self.name().is_some_and(|(name, _)| name.starts_with('_'));
