@@ -2,6 +2,8 @@
 
 mod backoff;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod instance;
 mod name;
 pub mod resolve;

@@ -1,0 +1,716 @@
+//! How a cluster is asked: one member at a time, every question with a time limit.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use etcd_client::{
+    Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient, LeaseKeepAliveStream,
+    LeaseKeeper, PutOptions, Txn, TxnResponse, WatchClient, WatchOptions, WatchRequestSender,
+    WatchResponse, WatchResponseStream,
+};
+use rand::seq::SliceRandom;
+use tokio::{sync::OnceCell, time::timeout};
+
+use super::{
+    failure::{Failure, Remedy},
+    kv::{Kv, Listing, Span},
+    options::Options,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// A handle on an etcd cluster; clones are cheap and share the connection.
+///
+/// One member is asked at a time, the same one for as long as it answers. When it does not, the next
+/// is asked, over a new connection: an old one may take many seconds to notice that its path is whole
+/// again. Opening never touches the network, and needs a Tokio runtime: the handle belongs to it.
+///
+/// The connection closes with the last clone.
+#[derive(Clone)]
+pub struct Etcd(Arc<Inner>);
+
+struct Inner {
+    /// In the order in which they are asked.
+    members: Vec<Arc<str>>,
+    options: Options,
+    runtime: tokio::runtime::Id,
+    slot: Mutex<Arc<Slot>>,
+    complaint: Mutex<Complaint>,
+}
+
+/// A way to one member; replaced as a whole when it is in doubt.
+struct Slot {
+    at: usize,
+    member: Arc<str>,
+    clients: OnceCell<Clients>,
+}
+
+#[derive(Clone)]
+struct Clients {
+    kv: KvClient,
+    watch: WatchClient,
+    lease: LeaseClient,
+}
+
+/// The failure that comes again and again, which is a mistake more often than an outage.
+#[derive(Default)]
+struct Complaint {
+    words: String,
+    times: u32,
+}
+
+/// What may be tried again when it failed.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Again {
+    /// Whatever failed for a while only.
+    Read,
+    /// Only what was certainly never applied.
+    Write,
+}
+
+/// A question on its way.
+type Asking<T> = Pin<Box<dyn Future<Output = Result<T, etcd_client::Error>> + Send>>;
+
+/// A lease, as it was granted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Granted {
+    pub(crate) lease: i64,
+    /// What was granted, which may be longer than what was asked for.
+    pub(crate) ttl: Duration,
+}
+
+/// The stream that renews one lease. After an error it must be dropped, and another opened.
+pub(crate) struct KeepAlive {
+    keeper: LeaseKeeper,
+    stream: LeaseKeepAliveStream,
+    etcd: Etcd,
+    slot: Arc<Slot>,
+}
+
+/// The stream of one watch. After an error it must be dropped, and another opened.
+pub(super) struct Watching {
+    sender: WatchRequestSender,
+    stream: WatchResponseStream,
+    etcd: Etcd,
+    slot: Arc<Slot>,
+}
+
+/// Every handle that is alive, so that the same cluster is not opened twice.
+static SHARED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+
+impl Etcd {
+    /// A handle on the cluster of these members, each `host:port`.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn open<M: AsRef<str>>(members: &[M], options: Options) -> Result<Self> {
+        let mut members = checked(members)?;
+        options.check()?;
+        // Not all clients should ask the same member.
+        members.shuffle(&mut rand::rng());
+        let slot = Slot::new(0, &members);
+        Ok(Self(Arc::new(Inner {
+            members,
+            options,
+            runtime: tokio::runtime::Handle::current().id(),
+            slot: Mutex::new(slot),
+            complaint: Mutex::default(),
+        })))
+    }
+
+    /// The handle that this process already has on this cluster, with the same options and in this
+    /// runtime, or a new one.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn shared<M: AsRef<str>>(members: &[M], options: Options) -> Result<Self> {
+        let mut wanted = checked(members)?;
+        wanted.sort_unstable();
+        // A client that was made in another runtime is dead here, for good.
+        let runtime = tokio::runtime::Handle::current().id();
+        let mut shared = locked(&SHARED);
+        shared.retain(|one| one.strong_count() > 0);
+        let found = shared
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|one| one.runtime == runtime && one.options == options && one.is_over(&wanted));
+        if let Some(inner) = found {
+            return Ok(Self(inner));
+        }
+        let etcd = Self::open(members, options)?;
+        shared.push(Arc::downgrade(&etcd.0));
+        Ok(etcd)
+    }
+
+    /// The members, in the order in which they are asked.
+    pub fn members(&self) -> &[Arc<str>] {
+        &self.0.members
+    }
+
+    /// The member that is asked now.
+    pub fn member(&self) -> Arc<str> {
+        Arc::clone(&self.slot().member)
+    }
+
+    /// Whether both are the same handle.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// One key, as the cluster agrees on it.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Kv>> {
+        let listing = self.list(&Span::Key(key.into())).await;
+        let mut listing = listing.map_err(|failure| failure.error(format_args!("get {key}")))?;
+        Ok(listing.all.pop())
+    }
+
+    /// All of a span at one revision, as the cluster agrees on it.
+    pub(crate) async fn list(&self, span: &Span) -> Result<Listing, Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.list_once(span).await {
+                // The revision of the first page went out of reach under our hands.
+                Err(failure) if failure.remedy == Remedy::Relist && tries < 3 => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn list_once(&self, span: &Span) -> Result<Listing, Failure> {
+        let mut from = span.start().to_vec();
+        let mut listing = Listing {
+            all: Vec::new(),
+            revision: 0,
+        };
+        loop {
+            let mut page = self.page(span, from, listing.revision).await?;
+            if listing.revision == 0 {
+                listing.revision = page.header().map_or(0, |header| header.revision());
+            }
+            let more = page.more();
+            listing
+                .all
+                .extend(page.take_kvs().into_iter().map(Kv::from));
+            let Some(last) = listing.all.last().filter(|_| more) else {
+                return Ok(listing);
+            };
+            from = [&last.key[..], b"\0"].concat();
+        }
+    }
+
+    async fn page(&self, span: &Span, from: Vec<u8>, at: i64) -> Result<GetResponse, Failure> {
+        let mut options = GetOptions::new().with_limit(PAGE).with_revision(at);
+        if let Some(end) = span.end() {
+            options = options.with_range(end);
+        }
+        let asked = self.call(
+            self.0.options.read,
+            Again::Read,
+            (from, options),
+            |mut clients, (from, options)| {
+                Box::pin(async move { clients.kv.get(from, Some(options)).await })
+            },
+        );
+        asked.await.map(|(page, _)| page)
+    }
+
+    /// Writes a key, on a lease unless `lease` is 0; answers with the revision.
+    ///
+    /// A write without the lease of the key takes the key off its lease, for ever.
+    pub(crate) async fn put(&self, key: &str, value: &[u8], lease: i64) -> Result<i64> {
+        let options = PutOptions::new().with_lease(lease);
+        let asked = self.call(
+            self.0.options.write,
+            Again::Write,
+            (key.to_owned(), value.to_vec(), options),
+            |mut clients, (key, value, options)| {
+                Box::pin(async move { clients.kv.put(key, value, Some(options)).await })
+            },
+        );
+        let answer = asked.await;
+        let (answer, _) = answer.map_err(|failure| failure.error(format_args!("put {key}")))?;
+        Ok(answer.header().map_or(0, |header| header.revision()))
+    }
+
+    /// Deletes a key; says whether there was one. Mind that it may by now be somebody else's.
+    pub(crate) async fn delete(&self, key: &str) -> Result<bool> {
+        let asked = self.call(
+            self.0.options.write,
+            Again::Write,
+            key.to_owned(),
+            |mut clients, key| Box::pin(async move { clients.kv.delete(key, None).await }),
+        );
+        let answer = asked.await;
+        let (answer, _) = answer.map_err(|failure| failure.error(format_args!("delete {key}")))?;
+        Ok(answer.deleted() > 0)
+    }
+
+    /// Does all of it or nothing. `doing` says what it is about, as in `lock /locks/a`.
+    ///
+    /// When it fails with `Timeout` or `Unavailable` it may have happened.
+    pub(crate) async fn txn(
+        &self,
+        doing: impl fmt::Display + Send,
+        txn: Txn,
+    ) -> Result<TxnResponse> {
+        let asked = self.call(
+            self.0.options.write,
+            Again::Write,
+            txn,
+            |mut clients, txn| Box::pin(async move { clients.kv.txn(txn).await }),
+        );
+        let answer = asked.await;
+        answer
+            .map(|(answer, _)| answer)
+            .map_err(|failure| failure.error(doing))
+    }
+
+    /// A new lease.
+    pub(crate) async fn lease_grant(&self, ttl: Duration) -> Result<Granted> {
+        let seconds = i64::try_from(ttl.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
+        // A lease that was granted and never heard of ends by itself.
+        let asked = self.call(
+            self.0.options.write,
+            Again::Read,
+            seconds,
+            |mut clients, seconds| {
+                Box::pin(async move { clients.lease.grant(seconds, None).await })
+            },
+        );
+        let answer = asked.await;
+        let (answer, _) = answer.map_err(|failure| failure.error("grant a lease"))?;
+        match (answer.id(), u64::try_from(answer.ttl())) {
+            (lease, Ok(ttl @ 1..)) if lease != 0 => Ok(Granted {
+                lease,
+                ttl: Duration::from_secs(ttl),
+            }),
+            _ => {
+                Err(Error::new(ErrorKind::Unavailable, "grant a lease").because("none was granted"))
+            }
+        }
+    }
+
+    /// Ends a lease and deletes its keys; says whether it was still there.
+    pub(crate) async fn lease_revoke(&self, lease: i64) -> Result<bool> {
+        let asked = self.call(
+            self.0.options.write,
+            Again::Read,
+            lease,
+            |mut clients, lease| Box::pin(async move { clients.lease.revoke(lease).await }),
+        );
+        match asked.await {
+            Ok(_) => Ok(true),
+            Err(failure) if failure.kind == ErrorKind::Lost => Ok(false),
+            Err(failure) => Err(failure.error(format_args!("revoke lease {lease:x}"))),
+        }
+    }
+
+    /// Opens the stream that renews a lease, and renews it once.
+    ///
+    /// Fails with `Lost` when the cluster no longer has the lease.
+    pub(crate) async fn keep_alive(&self, lease: i64) -> Result<KeepAlive> {
+        let asked = self.call(
+            self.0.options.read,
+            Again::Read,
+            lease,
+            |mut clients, lease| Box::pin(async move { clients.lease.keep_alive(lease).await }),
+        );
+        let opened = asked.await;
+        let ((keeper, stream), slot) =
+            opened.map_err(|failure| failure.error(format_args!("keep lease {lease:x}")))?;
+        Ok(KeepAlive {
+            keeper,
+            stream,
+            etcd: self.clone(),
+            slot,
+        })
+    }
+
+    /// Opens a watch on a span from a revision on.
+    pub(super) async fn watch(&self, span: &Span, from: i64) -> Result<Watching, Failure> {
+        let mut options = WatchOptions::new()
+            .with_start_revision(from)
+            .with_fragment()
+            .with_progress_notify();
+        if let Some(end) = span.end() {
+            options = options.with_range(end);
+        }
+        let asked = self.call(
+            self.0.options.read,
+            Again::Read,
+            (span.start().to_vec(), options),
+            |mut clients, (start, options)| {
+                Box::pin(async move { clients.watch.watch(start, Some(options)).await })
+            },
+        );
+        let (stream, slot) = asked.await?;
+        let (sender, stream) = stream.split();
+        Ok(Watching {
+            sender,
+            stream,
+            etcd: self.clone(),
+            slot,
+        })
+    }
+
+    /// Asks the current member, and others when it fails, each within `limit`.
+    async fn call<Q: Clone, T>(
+        &self,
+        limit: Duration,
+        again: Again,
+        question: Q,
+        ask: fn(Clients, Q) -> Asking<T>,
+    ) -> Result<(T, Arc<Slot>), Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let slot = self.slot();
+            let answer = timeout(limit, async {
+                let clients = self.clients(&slot).await?;
+                ask(clients, question.clone()).await
+            });
+            let failure = match answer.await {
+                Ok(Ok(answer)) => {
+                    self.went_well();
+                    return Ok((answer, slot));
+                }
+                Ok(Err(error)) => Failure::from(error),
+                Err(_) => Failure::timeout(limit),
+            };
+            let failure = failure.of(&slot.member);
+            self.went_wrong(&slot, &failure);
+            if tries > self.0.members.len() || !failure.may_try_again(again) {
+                return Err(failure);
+            }
+        }
+    }
+
+    async fn clients(&self, slot: &Slot) -> Result<Clients, etcd_client::Error> {
+        let connect = || self.connect(&slot.member);
+        slot.clients.get_or_try_init(connect).await.cloned()
+    }
+
+    async fn connect(&self, member: &str) -> Result<Clients, etcd_client::Error> {
+        let options = ConnectOptions::default()
+            .with_keep_alive(PING_EVERY, PING_LIMIT)
+            .with_connect_timeout(CONNECT_LIMIT)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        // A single member: with several, etcd-client sends calls to dead ones for ever.
+        let client = Client::connect([member], Some(self.0.options.apply(options))).await?;
+        Ok(Clients {
+            kv: client.kv_client().max_decoding_message_size(LARGEST_ANSWER),
+            watch: client
+                .watch_client()
+                .max_decoding_message_size(LARGEST_ANSWER),
+            lease: client.lease_client(),
+        })
+    }
+
+    fn slot(&self) -> Arc<Slot> {
+        Arc::clone(&locked(&self.0.slot))
+    }
+
+    fn went_well(&self) {
+        let mut complaint = locked(&self.0.complaint);
+        if complaint.times >= COMPLAIN_AT {
+            tracing::info!(member = %self.slot().member, "etcd answers again");
+        }
+        complaint.times = 0;
+    }
+
+    /// Turns away from a member, unless somebody else did already.
+    fn went_wrong(&self, slot: &Arc<Slot>, failure: &Failure) {
+        let next = match failure.remedy {
+            Remedy::None | Remedy::Relist => None,
+            Remedy::Renew => Some(slot.at),
+            Remedy::Rotate => Some((slot.at + 1) % self.0.members.len()),
+        };
+        if let Some(at) = next {
+            let mut current = locked(&self.0.slot);
+            if Arc::ptr_eq(&current, slot) {
+                *current = Slot::new(at, &self.0.members);
+            }
+        }
+        self.complain(slot, failure);
+    }
+
+    /// Mistakes in certificates and passwords look like outages: say it aloud when one fails alike
+    /// again and again.
+    fn complain(&self, slot: &Slot, failure: &Failure) {
+        if failure.remedy == Remedy::Relist || failure.kind == ErrorKind::Lost {
+            return;
+        }
+        let mut complaint = locked(&self.0.complaint);
+        if complaint.words != failure.words() {
+            failure.words().clone_into(&mut complaint.words);
+            complaint.times = complaint.times.min(COMPLAIN_AT);
+            if complaint.times < COMPLAIN_AT {
+                complaint.times = 0;
+            }
+        }
+        complaint.times = complaint.times.saturating_add(1);
+        if complaint.times == COMPLAIN_AT {
+            let why = &complaint.words;
+            tracing::warn!(member = %slot.member, kind = failure.kind.code(), why, "etcd keeps failing");
+        }
+    }
+}
+
+impl Slot {
+    fn new(at: usize, members: &[Arc<str>]) -> Arc<Self> {
+        Arc::new(Self {
+            at,
+            member: members.get(at).map_or_else(|| "".into(), Arc::clone),
+            clients: OnceCell::new(),
+        })
+    }
+}
+
+impl Inner {
+    /// Whether the members are these, which are sorted.
+    fn is_over(&self, sorted: &[Arc<str>]) -> bool {
+        let mut members = self.members.clone();
+        members.sort_unstable();
+        members == sorted
+    }
+}
+
+impl KeepAlive {
+    /// Renews the lease, within `limit`; answers with what is left from when this was called.
+    ///
+    /// Fails with `Lost` when the cluster no longer has the lease.
+    pub(crate) async fn renew(&mut self, limit: Duration) -> Result<Duration> {
+        let doing = format!("keep lease {:x}", self.keeper.id());
+        let answer = timeout(limit, async {
+            self.keeper.keep_alive().await?;
+            self.stream.message().await
+        });
+        let failure = match answer.await {
+            Ok(Ok(Some(answer))) => match u64::try_from(answer.ttl()) {
+                Ok(ttl @ 1..) => return Ok(Duration::from_secs(ttl)),
+                _ => return Err(Error::new(ErrorKind::Lost, doing).because("the lease is gone")),
+            },
+            Ok(Ok(None)) => Failure::ended(),
+            Ok(Err(error)) => error.into(),
+            Err(_) => Failure::timeout(limit),
+        };
+        let failure = failure.of(&self.slot.member);
+        self.etcd.went_wrong(&self.slot, &failure);
+        Err(failure.error(doing))
+    }
+}
+
+impl Watching {
+    /// The next message, whatever it is.
+    pub(super) async fn message(&mut self) -> Result<WatchResponse, Failure> {
+        let failure = match self.stream.message().await {
+            Ok(Some(message)) if !message.canceled() => return Ok(message),
+            Ok(Some(message)) => {
+                Failure::canceled(message.cancel_reason(), message.compact_revision())
+            }
+            Ok(None) => Failure::ended(),
+            Err(error) => error.into(),
+        };
+        Err(self.blame(failure))
+    }
+
+    /// Asks for a sign of life, which comes as a message.
+    pub(super) async fn probe(&mut self) -> Result<(), Failure> {
+        match timeout(PROBE_LIMIT, self.sender.request_progress()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.blame(error.into())),
+            Err(_) => Err(self.silent(PROBE_LIMIT)),
+        }
+    }
+
+    /// Gives up on a stream that said nothing for too long.
+    pub(super) fn silent(&self, limit: Duration) -> Failure {
+        self.blame(Failure::timeout(limit))
+    }
+
+    /// Gives up on a member whose history ends before what others have told.
+    pub(super) fn behind(&self, failure: Failure) -> Failure {
+        self.blame(failure)
+    }
+
+    fn blame(&self, failure: Failure) -> Failure {
+        let failure = failure.of(&self.slot.member);
+        self.etcd.went_wrong(&self.slot, &failure);
+        failure
+    }
+}
+
+impl Failure {
+    fn may_try_again(&self, again: Again) -> bool {
+        match self.remedy {
+            Remedy::None | Remedy::Relist => false,
+            // Wrong credentials are as wrong on the next member.
+            Remedy::Renew => self.kind != ErrorKind::Denied,
+            Remedy::Rotate => {
+                self.kind != ErrorKind::Config && (again == Again::Read || self.unsent)
+            }
+        }
+    }
+}
+
+/// Refuses what is no member, and doubles.
+fn checked<M: AsRef<str>>(members: &[M]) -> Result<Vec<Arc<str>>> {
+    let mut checked: Vec<Arc<str>> = Vec::new();
+    for member in members.iter().map(AsRef::as_ref) {
+        let place = match member.parse::<crate::Address>() {
+            Ok(crate::Address::Unix(_)) => {
+                return Err(no_member(member, "a socket path is no member"));
+            }
+            Ok(place) => place.to_string(),
+            // The text may be a URL with a password in it, so it is not shown.
+            Err(_) if member.contains('@') => {
+                return Err(Error::config(
+                    "an etcd member has an `@`: give user and password on their own",
+                ));
+            }
+            Err(error) => return Err(no_member(member, &error.to_string())),
+        };
+        if !checked.iter().any(|known| **known == *place) {
+            checked.push(place.into());
+        }
+    }
+    if checked.is_empty() {
+        return Err(Error::config(
+            "no etcd member was given: give at least one `host:port`",
+        ));
+    }
+    Ok(checked)
+}
+
+fn no_member(member: &str, why: &str) -> Error {
+    Error::config(format!("etcd member {member:?} cannot be used")).because(why.to_owned())
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here is left half changed by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd")
+            .field("members", &self.0.members)
+            .field("options", &self.0.options)
+            .field("current", &self.slot().member)
+            .finish()
+    }
+}
+
+impl fmt::Debug for KeepAlive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeepAlive")
+            .field("lease", &self.keeper.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Small pages cost the server a count of all the rest each time.
+const PAGE: i64 = 5_000;
+/// A whole page, or a batch of a watch that has fallen behind.
+const LARGEST_ANSWER: usize = 64 << 20;
+/// etcd ends connections that ping more often than this.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_LIMIT: Duration = Duration::from_secs(2);
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// After as many failures alike, a person should hear of it.
+const COMPLAIN_AT: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_question_can_be_asked_from_a_task() {
+        fn sent<T: Send>(_: T) {}
+        let etcd = Etcd::open(&["127.0.0.1:1"], Options::default()).unwrap();
+
+        sent(etcd.list(&Span::Key("a".into())));
+        sent(etcd.put("a", b"", 0));
+        sent(etcd.txn("a", Txn::new()));
+        sent(etcd.lease_grant(Duration::ZERO));
+        sent(etcd.keep_alive(1));
+        sent(etcd.watch(&Span::Key("a".into()), 1));
+    }
+
+    #[tokio::test]
+    async fn members_are_checked_and_doubles_left_out() {
+        let etcd = Etcd::open(&["a:1", "b:2", "a:1"], Options::default()).unwrap();
+
+        assert_eq!(etcd.members().len(), 2);
+        for (bad, why) in [("a", "port is missing"), ("unix:/x", "socket path")] {
+            let error = Etcd::open(&[bad], Options::default()).unwrap_err();
+            assert!(error.chain().contains(why), "{}", error.chain());
+        }
+        assert!(Etcd::open::<&str>(&[], Options::default()).is_err());
+    }
+
+    #[tokio::test]
+    async fn secrets_are_never_shown() {
+        let options = Options::default().user("root", "hunter2");
+        let etcd = Etcd::open(&["127.0.0.1:1"], options).unwrap();
+        let refused = Etcd::open(&["root:hunter2@h:1"], Options::default()).unwrap_err();
+
+        let failed = etcd.get("/a").await.unwrap_err();
+
+        for text in [
+            format!("{etcd:?}"),
+            format!("{refused:?} {}", refused.chain()),
+            format!("{failed:?} {}", failed.chain()),
+        ] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_cluster_is_opened_once_and_forgotten_when_unused() {
+        let first = Etcd::shared(&["a:1", "b:1"], Options::default()).unwrap();
+
+        let same = Etcd::shared(&["b:1", "a:1"], Options::default()).unwrap();
+        let other = Etcd::shared(&["a:1"], Options::default()).unwrap();
+        let stranger = Etcd::shared(&["a:1", "b:1"], Options::default().user("u", "p")).unwrap();
+
+        assert!(first.is(&same));
+        assert!(!first.is(&other) && !first.is(&stranger));
+    }
+
+    #[test]
+    fn another_runtime_gets_a_handle_of_its_own() {
+        let open = || async { Etcd::shared(&["c:1"], Options::default()).unwrap() };
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap()
+        };
+        let (one, two) = (runtime(), runtime());
+
+        let first = one.block_on(open());
+        let second = two.block_on(open());
+
+        assert!(!first.is(&second));
+    }
+
+    #[tokio::test]
+    async fn one_who_refuses_is_left_for_the_next_at_once() {
+        let etcd = Etcd::open(&["127.0.0.1:1", "127.0.0.1:2"], Options::default()).unwrap();
+        let before = etcd.member();
+
+        let error = etcd.put("/a", b"", 0).await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.chain().contains("refused"), "{}", error.chain());
+        assert!(error.to_string().starts_with("put /a on etcd 127.0.0.1:"));
+        // Both were tried, and the first once more, on another connection.
+        assert_ne!(etcd.member(), before);
+    }
+}
