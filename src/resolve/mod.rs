@@ -1,19 +1,25 @@
 //! Which instances a service has, as a stream of updates that never fails.
 
+mod fallback;
 mod file;
 mod fixed;
 mod known;
 mod open;
 mod publish;
+mod snapshot;
+#[cfg(test)]
+mod testing;
 
-use std::{pin::Pin, sync::Arc};
+use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 
+pub use fallback::Fallback;
 pub use file::File;
 pub use fixed::Fixed;
 pub use open::open;
 pub use publish::{Publisher, publish};
+pub use snapshot::Snapshot;
 
 use crate::{Error, Instance, InstanceId, ServiceName};
 
@@ -40,6 +46,30 @@ pub trait Resolve: Send + Sync + 'static {
     /// stream means that nothing will change any more; the set stays then, too. Whatever works for the
     /// stream in the background must stop when the stream is dropped.
     fn resolve(&self, service: &ServiceName) -> Updates;
+
+    /// These instances serve while this resolver cannot be reached and has not told its first set.
+    ///
+    /// Silence for a second counts as out of reach. The first set replaces them, and they never return.
+    fn fallback<I>(self, instances: I) -> Fallback<Self>
+    where
+        Self: Sized,
+        I: IntoIterator,
+        I::Item: Into<Arc<Instance>>,
+    {
+        Fallback::over(self, Fixed::new(instances))
+    }
+
+    /// Keeps the last good set of each service in a file in this directory, and serves it when this
+    /// resolver cannot be reached at the start, unless it is older than `max_age`.
+    ///
+    /// A file is written at most once a second, whole or not at all, for its owner's eyes only. While
+    /// the registry stands by the set, it does not age. An empty set is never written.
+    fn snapshot(self, directory: impl Into<PathBuf>, max_age: Duration) -> Snapshot<Self>
+    where
+        Self: Sized,
+    {
+        Snapshot::over(self, directory.into(), max_age)
+    }
 }
 
 /// What [`Resolve::resolve`] gives; [`publish`] makes one.

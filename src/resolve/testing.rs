@@ -1,0 +1,48 @@
+//! A resolver that says what a test tells it to.
+
+use std::sync::Mutex;
+
+use futures_util::StreamExt;
+
+use super::{Change, Publisher, Resolve, Update, Updates, publish};
+use crate::ServiceName;
+
+/// Tells its one reader what the test's [`Publisher`] is told.
+pub(super) struct Scripted(Mutex<Option<Updates>>);
+
+impl Scripted {
+    pub(super) fn new() -> (Self, Publisher) {
+        let (publisher, updates) = publish();
+        (Self(Mutex::new(Some(updates))), publisher)
+    }
+}
+
+impl Resolve for Scripted {
+    fn resolve(&self, _service: &ServiceName) -> Updates {
+        self.0.lock().unwrap().take().expect("one reader a script")
+    }
+}
+
+/// The next update in a few words.
+pub(super) async fn words(updates: &mut Updates) -> String {
+    let ids = |words: Vec<String>| words.join(" ");
+    match updates.next().await {
+        None => "end".into(),
+        Some(Update::Reset(set)) => {
+            format!(
+                "reset {}",
+                ids(set.iter().map(|i| i.id.to_string()).collect())
+            )
+        }
+        Some(Update::Delta(changes)) => {
+            let change = |change: &Change| match change {
+                Change::Put(instance) => format!("+{}", instance.id),
+                Change::Remove(id) => format!("-{id}"),
+                Change::Vanish(id) => format!("?{id}"),
+            };
+            format!("delta {}", ids(changes.iter().map(change).collect()))
+        }
+        Some(Update::Stale(why)) => format!("stale {}", why.chain()),
+        Some(Update::Skipped(skipped)) => format!("skipped {}", skipped.len()),
+    }
+}
