@@ -6,6 +6,7 @@ mod error;
 pub mod etcd;
 mod instance;
 mod name;
+pub mod register;
 pub mod resolve;
 mod target;
 
@@ -13,4 +14,6 @@ pub use backoff::Backoff;
 pub use error::{Error, ErrorKind, Result};
 pub use instance::{Address, Instance};
 pub use name::{InstanceId, ServiceName};
+pub use register::{Register, Registration};
+pub use resolve::Memory;
 pub use target::{RegistryUrl, Scheme, Target};

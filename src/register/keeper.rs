@@ -1,0 +1,143 @@
+//! What a backend works for: what should stand in the registry, and where to say what does.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Registration, State, registration::Ends};
+use crate::{Error, Instance, Result, ServiceName};
+
+/// Two ends: the [`Registration`] wishes, and the backend's task makes it so through the [`Keeper`].
+///
+/// `key` says where the instance will stand, in words that a person finds it by.
+///
+/// # Errors
+/// When no client could use the instance; see [`Instance::check`].
+pub fn keep(
+    service: &ServiceName,
+    instance: Instance,
+    key: impl Into<Arc<str>>,
+) -> Result<(Registration, Keeper)> {
+    instance.check()?;
+    let (wish, wished) = watch::channel(Wish {
+        services: vec![service.clone()],
+        instance: Arc::new(instance),
+        gone: false,
+        version: 1,
+    });
+    let (report, reported) = watch::channel(Report::default());
+    let ends = Ends {
+        wish,
+        report: reported,
+        key: key.into(),
+    };
+    let keeper = Keeper {
+        wished,
+        taken: 0,
+        goal: State::Registered,
+        report,
+    };
+    Ok((Registration::new(ends), keeper))
+}
+
+/// What should stand in the registry.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Wish {
+    /// Under which services; at least one.
+    pub services: Vec<ServiceName>,
+    /// What it should say. Not [serving](Instance::serving) once it drains.
+    pub instance: Arc<Instance>,
+    /// Nothing should stand there any more. Mark it as draining, then delete, within a time limit, and
+    /// [end](Keeper::reached).
+    pub gone: bool,
+    /// Grows with every change.
+    pub(super) version: u64,
+}
+
+/// What does stand there.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Report {
+    pub(super) state: State,
+    /// Why it is not as wished.
+    pub(super) error: Option<Error>,
+    /// The last wish that was tried, and the last that was fulfilled.
+    pub(super) tried: u64,
+    pub(super) reached: u64,
+}
+
+/// The backend's end of a registration; see [`keep`]. Its task ends with it, after a wish to be gone.
+///
+/// When the registration is dropped it wishes to be gone, so the task is never left behind.
+#[derive(Debug)]
+pub struct Keeper {
+    wished: watch::Receiver<Wish>,
+    /// The version of the wish that was last taken, and the state that fulfils it.
+    taken: u64,
+    goal: State,
+    report: watch::Sender<Report>,
+}
+
+impl Keeper {
+    /// What should stand in the registry now. What is [`reached`](Self::reached) or
+    /// [`failed`](Self::failed) next is this.
+    pub fn wish(&mut self) -> Wish {
+        let wish = self.wished.borrow_and_update().clone();
+        self.taken = wish.version;
+        self.goal = match (wish.gone, wish.instance.is_draining()) {
+            (true, _) => State::Withdrawn,
+            (false, true) => State::Draining,
+            (false, false) => State::Registered,
+        };
+        wish
+    }
+
+    /// Returns when the wish is another than the one last taken.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn changed(&mut self) {
+        if self.wished.changed().await.is_err() {
+            // The last wish was to be gone, and it was taken.
+            std::future::pending().await
+        }
+    }
+
+    /// The wish that was last taken is fulfilled.
+    pub fn reached(&self) {
+        self.tell(|report| {
+            report.state = self.goal;
+            report.error = None;
+            report.tried = self.taken;
+            report.reached = self.taken;
+        });
+    }
+
+    /// The wish that was last taken cannot be fulfilled now; the kind of the error tells the [`State`].
+    pub fn failed(&self, error: Error) {
+        self.tell(|report| {
+            report.state = State::after(&error);
+            report.error = Some(error);
+            report.tried = self.taken;
+        });
+    }
+
+    /// Changes the report, and says a change of state once.
+    fn tell(&self, what: impl FnOnce(&mut Report)) {
+        let before = self.report.borrow().state;
+        self.report.send_modify(what);
+        let report = self.report.borrow();
+        if report.state == before {
+            return;
+        }
+        let wish = self.wished.borrow();
+        let (service, id, state) = (&wish.services[0], &wish.instance.id, report.state.code());
+        match &report.error {
+            Some(error) => {
+                let error = error.chain();
+                tracing::warn!(%service, %id, state, error, "registration is not as wished");
+            }
+            None => tracing::info!(%service, %id, state, "registration is as wished"),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! How a server stands in a registry for as long as it lives.
+//!
+//! A backend implements [`Register`]: it makes a [`Registration`] with [`keep`], and works for the
+//! [`Keeper`] that comes with it. The registration says what *should* stand in the registry, as state of
+//! which the latest wins; the keeper's task makes it so, again and again, whatever happens there.
+
+mod keeper;
+mod registration;
+
+use std::{pin::Pin, sync::Arc};
+
+pub use keeper::{Keeper, Wish, keep};
+pub use registration::{Registration, State, States};
+
+use crate::{Instance, Result, ServiceName};
+
+/// Puts instances into a registry, and keeps them there.
+///
+/// ```
+/// use tonic_fleet::{Instance, Result, ServiceName, register::{Register, Registering, keep}};
+///
+/// /// A registry that anything can be written to, and nothing be read from.
+/// struct Nowhere;
+///
+/// impl Register for Nowhere {
+///     fn register(&self, service: &ServiceName, instance: Instance) -> Registering<'_> {
+///         let kept = keep(service, instance, "nowhere");
+///         Box::pin(async {
+///             let (registration, mut keeper) = kept?;
+///             tokio::spawn(async move {
+///                 while !keeper.wish().gone {
+///                     keeper.reached();
+///                     keeper.changed().await;
+///                 }
+///                 keeper.reached();
+///             });
+///             registration.begun().await
+///         })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<()> {
+/// let registration = Nowhere.register(&"greeter".parse()?, Instance::at("10.0.0.5:50051")?).await?;
+/// registration.update(|instance| instance.weight(3)).await?;
+/// registration.close().await
+/// # }
+/// ```
+pub trait Register: Send + Sync + 'static {
+    /// Registers an instance, and gives the handle that keeps it registered.
+    ///
+    /// Returns after the first attempt. A registry that cannot be reached, or has no room, is no error:
+    /// the registration is then [`Retrying`](State::Retrying) and goes on. What no retry would cure is one:
+    /// an instance that no client could use, an id that a living stranger holds, refused credentials.
+    fn register(&self, service: &ServiceName, instance: Instance) -> Registering<'_>;
+
+    /// Where the registry is reached, as `host:port`: shows which of our own interfaces leads there.
+    fn toward(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What [`Register::register`] gives.
+pub type Registering<'a> = Pin<Box<dyn Future<Output = Result<Registration>> + Send + 'a>>;
+
+impl<R: Register + ?Sized> Register for Arc<R> {
+    fn register(&self, service: &ServiceName, instance: Instance) -> Registering<'_> {
+        (**self).register(service, instance)
+    }
+
+    fn toward(&self) -> Option<String> {
+        (**self).toward()
+    }
+}
+
+impl<R: Register + ?Sized> Register for Box<R> {
+    fn register(&self, service: &ServiceName, instance: Instance) -> Registering<'_> {
+        (**self).register(service, instance)
+    }
+
+    fn toward(&self) -> Option<String> {
+        (**self).toward()
+    }
+}
