@@ -9,6 +9,8 @@ mod name;
 pub mod register;
 pub mod resolve;
 mod target;
+#[allow(dead_code, reason = "the channel is to use it")]
+pub mod transport;
 
 pub use backoff::Backoff;
 pub use error::{Error, ErrorKind, Result};

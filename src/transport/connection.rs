@@ -1,0 +1,315 @@
+//! One HTTP/2 connection, as those who call over it see it.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Response;
+use tokio::{runtime::Handle, time::Instant};
+use tonic::Status;
+
+use super::{
+    incoming::{self, Incoming, Rest},
+    outgoing::{Origin, Outgoing},
+    quota::Quota,
+    sending::Sending,
+};
+use crate::{Address, Error, ErrorKind};
+
+/// A connection that is ready for calls; clones are the same connection.
+///
+/// When the last clone is dropped, it takes no new call, and closes when the last one has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection(Arc<Owner>);
+
+/// Why a call got no response.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It has not left this process.
+    NotSent(Error),
+    /// The server says that it did nothing about it.
+    Refused(Error),
+    /// The connection broke; the server may have processed it.
+    Broken(Error),
+    /// The server ended this call alone, with an HTTP/2 reset; it may have processed it.
+    Reset(Status),
+    /// The caller's own request is at fault: its body failed, or no HTTP/2 request can be made of it.
+    Body(Status),
+}
+
+/// Ends the connection when the last one who could call over it has gone.
+#[derive(Debug)]
+struct Owner {
+    shared: Arc<Shared>,
+}
+
+/// What callers, open streams and the driver of one connection share.
+pub(super) struct Shared {
+    pub(super) address: Address,
+    pub(super) origin: Origin,
+    pub(super) quota: Quota,
+    /// Wakes the driver.
+    pub(super) driver: AtomicWaker,
+    parting: Mutex<Parting>,
+    ended: OnceLock<Error>,
+    /// For the rest of bodies whose response comes early: callers may be on another executor.
+    runtime: Handle,
+}
+
+/// How far the end of a connection has come.
+pub(super) struct Parting {
+    /// h2 closes a connection in order once this is gone and the last stream has ended.
+    pub(super) sender: Option<SendRequest<Bytes>>,
+    pub(super) leaving: bool,
+    pub(super) until: Option<Instant>,
+}
+
+/// A stream's place among those the peer allows.
+pub(super) struct Slot(Arc<Shared>);
+
+impl Connection {
+    pub(super) fn new(
+        address: Address,
+        origin: Origin,
+        sender: SendRequest<Bytes>,
+    ) -> (Self, Arc<Shared>) {
+        let shared = Arc::new(Shared {
+            address,
+            origin,
+            quota: Quota::new(sender.current_max_send_streams()),
+            driver: AtomicWaker::new(),
+            parting: Mutex::new(Parting {
+                sender: Some(sender),
+                leaving: false,
+                until: None,
+            }),
+            ended: OnceLock::new(),
+            runtime: Handle::current(),
+        });
+        let owner = Owner {
+            shared: Arc::clone(&shared),
+        };
+        (Self(Arc::new(owner)), shared)
+    }
+
+    /// Which of the instance's addresses it leads to.
+    pub(crate) fn address(&self) -> &Address {
+        &self.0.shared.address
+    }
+
+    /// Whether it takes new calls: it is not broken, not going away, not draining.
+    pub(crate) fn accepts(&self) -> bool {
+        !self.0.shared.quota.is_closed()
+    }
+
+    /// How many calls can begin now without waiting for another to end.
+    pub(crate) fn room(&self) -> usize {
+        self.0.shared.quota.room()
+    }
+
+    /// How many calls are open.
+    pub(crate) fn open(&self) -> usize {
+        self.0.shared.quota.open()
+    }
+
+    /// Takes no new call from now on; closes when the last one has ended, or at the limit.
+    pub(crate) fn drain(&self, limit: Option<Duration>) {
+        self.0
+            .shared
+            .leave(limit.map(|limit| Instant::now() + limit));
+    }
+
+    /// Sends a call and returns the head of its response.
+    ///
+    /// Without room for another stream, it waits in turn for one to end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the call: the server is told by a reset of its stream.
+    pub(crate) async fn call(&self, call: &mut Outgoing) -> Result<Response<Incoming>, Failure> {
+        let shared = &self.0.shared;
+        if !shared.quota.take().await {
+            return Err(Failure::NotSent(shared.closed()));
+        }
+        let slot = Slot(Arc::clone(shared));
+        let (mut response, mut sending) = shared.open(call)?;
+
+        let head = poll_fn(|cx| {
+            if let Some(rest) = &mut sending
+                && let Poll::Ready(sent) = rest.poll(call.source(), cx)
+            {
+                sending = None;
+                sent.map_err(Failure::Body)?;
+            }
+            let head = Pin::new(&mut response).poll(cx);
+            head.map_err(|error| shared.failure(error))
+        });
+        let (head, recv) = head.await?.into_parts();
+
+        // Dropped with the sending half unfinished, a stream that the server has ended is reset.
+        let rest = sending.filter(|_| !recv.is_end_stream());
+        let rest = rest.map(|rest| shared.finish(rest, call));
+        Ok(Response::from_parts(head, Incoming::new(recv, rest, slot)))
+    }
+}
+
+impl Shared {
+    pub(super) fn parting(&self) -> MutexGuard<'_, Parting> {
+        self.parting
+            .lock()
+            .expect("no code here panics with the lock held")
+    }
+
+    fn open(&self, call: &mut Outgoing) -> Result<(ResponseFuture, Option<Sending>), Failure> {
+        // A sender of our own: h2 ties a shared one to streams that wait to be opened.
+        let sender = self.parting().sender.clone();
+        let mut sender = sender.ok_or_else(|| Failure::NotSent(self.closed()))?;
+        let (head, empty) = call.head(&self.origin);
+        match sender.send_request(head, empty) {
+            Ok((response, stream)) => Ok((response, (!empty).then(|| Sending::over(stream)))),
+            Err(error) if error.is_io() || error.reason().is_some() => {
+                Err(Failure::NotSent(self.broke(error)))
+            }
+            // What is left are requests that h2 does not accept, and stream ids used up.
+            Err(error) => match sender.poll_ready(&mut noop()) {
+                Poll::Ready(Err(error)) => Err(Failure::NotSent(self.broke(error))),
+                _ => {
+                    let why = format!("the request cannot be sent over HTTP/2: {error}");
+                    Err(Failure::Body(Status::internal(why)))
+                }
+            },
+        }
+    }
+
+    /// Sends the rest of a body beside the reading of the response: callers may do one without the other.
+    fn finish(&self, mut sending: Sending, call: &mut Outgoing) -> Rest {
+        let mut source = call.take_source();
+        Rest(self.runtime.spawn(async move {
+            let sent = poll_fn(|cx| sending.poll(&mut source, cx)).await;
+            let failed = sent.err();
+            if failed.is_some() {
+                sending.give_up();
+            }
+            failed
+        }))
+    }
+
+    /// Takes no new stream, and lets the driver see to the end.
+    pub(super) fn leave(&self, until: Option<Instant>) {
+        let mut parting = self.parting();
+        parting.leaving = true;
+        parting.until = match (parting.until, until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        drop(parting);
+        self.quota.close();
+        self.driver.wake();
+    }
+
+    /// Keeps the reason why it ended, for those whose streams it took along.
+    pub(super) fn end(&self, why: Error) {
+        let _ = self.ended.set(why);
+        self.quota.close();
+    }
+
+    fn closed(&self) -> Error {
+        self.ended.get().cloned().unwrap_or_else(|| {
+            let what = format!("the connection to {} takes no new call", self.address);
+            Error::new(ErrorKind::Unavailable, what)
+        })
+    }
+
+    /// This error as the reason why the connection ended, unless a better one is known.
+    pub(super) fn broke(&self, error: h2::Error) -> Error {
+        if let Some(ended) = self.ended.get() {
+            return ended.clone();
+        }
+        let what = format!("the connection to {} broke", self.address);
+        let what = Error::new(ErrorKind::Unavailable, what);
+        match error.get_io().map(io::Error::kind) {
+            Some(io::ErrorKind::BrokenPipe) => what.because("the server closed it"),
+            _ => what.because(error),
+        }
+    }
+
+    fn failure(&self, error: h2::Error) -> Failure {
+        // A stream sees a peer's GOAWAY as its own error only if its id is past the last one processed.
+        if error.is_remote()
+            && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+        {
+            let what = format!("{} did not process the call", self.address);
+            return Failure::Refused(Error::new(ErrorKind::Unavailable, what).because(error));
+        }
+        if error.is_reset() {
+            return Failure::Reset(incoming::reset(error));
+        }
+        Failure::Broken(self.broke(error))
+    }
+}
+
+impl Slot {
+    /// What a failure after the head means.
+    pub(super) fn status(&self, error: h2::Error) -> Status {
+        if error.is_reset() {
+            return incoming::reset(error);
+        }
+        Failure::Broken(self.0.broke(error)).into()
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotSent(error) | Failure::Refused(error) | Failure::Broken(error) => {
+                let mut status = Self::unavailable(error.chain());
+                status.set_source(Arc::new(error));
+                status
+            }
+            Failure::Reset(status) | Failure::Body(status) => status,
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.0.quota.put() == 0 && self.0.quota.is_closed() {
+            self.0.driver.wake();
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.leave(None);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("address", &self.address)
+            .field("quota", &self.quota)
+            .field("ended", &self.ended.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Slot").field(&self.0.address).finish()
+    }
+}
+
+fn noop() -> std::task::Context<'static> {
+    std::task::Context::from_waker(std::task::Waker::noop())
+}

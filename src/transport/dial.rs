@@ -1,0 +1,217 @@
+//! From an instance to a connection that is ready for calls.
+
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use h2::client::{self, SendRequest};
+use http::uri::{Authority, Scheme};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    Connect, Connection, Driver, Io, Settings, Tls,
+    driver::{H2, Heard, Pace},
+    keep_alive::Pulse,
+    outgoing::Origin,
+};
+use crate::{Address, Error, ErrorKind, Instance};
+
+/// Connects to instances.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    connect: Arc<dyn Connect>,
+    tls: Option<Tls>,
+    settings: Settings,
+    pace: Arc<Pace>,
+}
+
+/// How long an attempt may keep the next one waiting (gRFC A61).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// What h2 is told to believe until the peer's settings come, when it becomes another number.
+const NO_SETTINGS_YET: usize = usize::MAX - 1;
+
+impl Dialer {
+    pub(crate) fn new(connect: Arc<dyn Connect>, tls: Option<Tls>, settings: Settings) -> Self {
+        Self {
+            connect,
+            tls,
+            settings,
+            pace: Arc::default(),
+        }
+    }
+
+    /// Connects to one of the instance's addresses: the first that is ready for calls.
+    ///
+    /// The next address is tried when one has failed, or has kept us waiting for 250 ms. All of it is
+    /// over within the connect timeout. The driver has to run for the connection to live.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives all attempts up.
+    pub(crate) async fn dial(&self, instance: &Instance) -> Result<(Connection, Driver), Error> {
+        let until = Instant::now() + self.settings.connect_timeout;
+        let attempts = instance.addresses.iter();
+        let attempts = attempts.map(|address| self.attempt(instance, address, until));
+        race(attempts.collect()).await.map_err(|mut failed| {
+            if failed.len() == 1 {
+                return failed.remove(0);
+            }
+            let kind = failed.first().map_or(ErrorKind::Config, Error::kind);
+            let each = failed.iter().map(Error::chain).collect::<Vec<_>>();
+            Error::new(kind, format!("connect to instance {}", instance.id))
+                .because(each.join("; "))
+        })
+    }
+
+    async fn attempt(
+        &self,
+        instance: &Instance,
+        address: &Address,
+        until: Instant,
+    ) -> Result<(Connection, Driver), Error> {
+        let origin = self.origin(instance, address)?;
+        let io = timeout_at(until, self.connect.connect(address)).await;
+        let io = io.map_err(|_| self.overdue(address, "the network"))?;
+        let mut io = io.map_err(|error| unavailable(format!("connect to {address}"), error))?;
+        if let Some(tls) = &self.tls {
+            let over = timeout_at(until, tls.over(io, instance, address)).await;
+            io = over.map_err(|_| self.overdue(address, "TLS"))??;
+        }
+        let ready = timeout_at(until, self.handshake(io, address)).await;
+        let (sender, h2, reads) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
+
+        let (connection, shared) = Connection::new(address.clone(), origin, sender);
+        let keep_alive = self.settings.keep_alive.map(|mut rule| {
+            rule.every = self.pace.of(rule.every);
+            Pulse::new(rule)
+        });
+        let driver = Driver::new(h2, reads, shared, keep_alive, Arc::clone(&self.pace));
+        Ok((connection, driver))
+    }
+
+    /// HTTP/2, until the peer's settings have come: only then it is known to be one that serves.
+    async fn handshake(
+        &self,
+        io: Box<dyn Io>,
+        address: &Address,
+    ) -> Result<(SendRequest<Bytes>, H2, Arc<std::sync::atomic::AtomicUsize>), Error> {
+        let failed = |error| unavailable(format!("begin HTTP/2 with {address}"), error);
+        let (io, reads) = Heard::new(io);
+        let (mut sender, mut h2) = self.h2().handshake(io).await.map_err(failed)?;
+        poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("begin HTTP/2 with {address}: it closed the connection"),
+            ))),
+            Poll::Pending if h2.max_concurrent_send_streams() == NO_SETTINGS_YET => Poll::Pending,
+            // It may have said goodbye in the same breath.
+            Poll::Pending => sender.poll_ready(cx).map_err(failed),
+        })
+        .await?;
+        Ok((sender, h2, reads))
+    }
+
+    fn h2(&self) -> client::Builder {
+        let settings = &self.settings;
+        let mut builder = client::Builder::new();
+        builder
+            .initial_max_send_streams(NO_SETTINGS_YET)
+            .enable_push(false)
+            .initial_window_size(settings.stream_window)
+            .initial_connection_window_size(settings.connection_window)
+            .max_header_list_size(settings.max_header_list_size)
+            // Streams that we cancelled, remembered for what the server had under way for them.
+            .max_concurrent_reset_streams(256)
+            // By default a thousand small messages that wait for a slow reader break the connection
+            // for all. The windows bound them; this is what messages of ten bytes may cost in them.
+            .data_frame_budget(settings.connection_window as usize * 16);
+        builder
+    }
+
+    fn origin(&self, instance: &Instance, address: &Address) -> Result<Origin, Error> {
+        let given = self.settings.origin.as_ref();
+        let tls = self.tls.is_some();
+        let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let authority = match (
+            given.and_then(|uri| uri.authority()),
+            &instance.server_name,
+            address,
+        ) {
+            (Some(authority), ..) => Ok(authority.clone()),
+            (None, Some(name), _) => Authority::try_from(&**name),
+            (None, None, Address::Unix(_)) => Ok(Authority::from_static("localhost")),
+            (None, None, address) => Authority::try_from(address.to_string()),
+        };
+        Ok(Origin {
+            scheme: given
+                .and_then(|uri| uri.scheme())
+                .cloned()
+                .unwrap_or(scheme),
+            authority: authority.map_err(|error| {
+                let what = format!("instance {}: its server name is no authority", instance.id);
+                Error::config(what).because(error)
+            })?,
+            user_agent: self.settings.user_agent.clone(),
+        })
+    }
+
+    fn overdue(&self, address: &Address, what: &str) -> Error {
+        let limit = self.settings.connect_timeout;
+        let what = format!("connect to {address}: no answer from {what} within {limit:?}");
+        Error::new(ErrorKind::Timeout, what)
+    }
+}
+
+fn unavailable<E: std::error::Error + Send + Sync + 'static>(doing: String, cause: E) -> Error {
+    Error::new(ErrorKind::Unavailable, doing).because(cause)
+}
+
+/// The first of these to succeed, each begun when the one before has failed or kept us waiting; or why
+/// each has failed. The others are dropped.
+pub(super) async fn race<F, T, E>(attempts: Vec<F>) -> Result<T, Vec<E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let mut waiting = attempts.into_iter().enumerate();
+    let mut running = FuturesUnordered::new();
+    let mut failed = Vec::new();
+    loop {
+        if let Some((nth, attempt)) = waiting.next() {
+            running.push(async move { (nth, attempt.await) });
+        }
+        tokio::select! {
+            ended = running.next() => match ended {
+                Some((_, Ok(won))) => return Ok(won),
+                Some((nth, Err(error))) => failed.push((nth, error)),
+                None => break,
+            },
+            () = sleep(STAGGER), if waiting.len() > 0 => {}
+        }
+    }
+    failed.sort_by_key(|(nth, _)| *nth);
+    Err(failed.into_iter().map(|(_, error)| error).collect())
+}
+
+/// Addresses with the two families in turn, beginning with that of the first (RFC 8305).
+pub(super) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (one, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    let mut mixed = Vec::new();
+    loop {
+        let pair = [one.next(), other.next()];
+        if pair == [None, None] {
+            return mixed;
+        }
+        mixed.extend(pair.into_iter().flatten());
+    }
+}

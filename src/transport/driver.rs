@@ -1,0 +1,328 @@
+//! The one task behind a connection.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{Ping, PingPong, Reason, client};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::{
+    Io,
+    connection::Shared,
+    keep_alive::{Act, Pulse},
+};
+use crate::{Error, ErrorKind};
+
+/// What carries a connection's bytes; nothing moves unless [`run`](Self::run) is polled.
+///
+/// Dropping it breaks the connection.
+pub(crate) struct Driver {
+    h2: H2,
+    reads: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+    pace: Arc<Pace>,
+    seen: usize,
+    heard: Instant,
+    going_away: bool,
+    pulse: Option<(Pulse, PingPong)>,
+    alarm: Alarm,
+    end: Alarm,
+}
+
+/// What a driver tells while it runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub(crate) enum Told {
+    /// The server wants no new call here; those that are open go on. It is time for another connection.
+    GoingAway(Error),
+    /// The server allows this many calls at once now.
+    Limit(usize),
+}
+
+pub(super) type H2 = client::Connection<Heard, Bytes>;
+
+/// How much slower than asked for to ping, because servers complained: each step doubles.
+#[derive(Debug, Default)]
+pub(super) struct Pace(AtomicU32);
+
+/// A byte stream that counts the reads that brought something.
+pub(super) struct Heard {
+    io: Box<dyn Io>,
+    reads: Arc<AtomicUsize>,
+}
+
+/// A timer that is kept, and moved when its time is another one.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+/// How long a connection without calls may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+impl Driver {
+    pub(super) fn new(
+        mut h2: H2,
+        reads: Arc<AtomicUsize>,
+        shared: Arc<Shared>,
+        pulse: Option<Pulse>,
+        pace: Arc<Pace>,
+    ) -> Self {
+        let pings = pulse.is_some().then(|| h2.ping_pong()).flatten();
+        Self {
+            h2,
+            seen: reads.load(Ordering::Relaxed),
+            reads,
+            shared,
+            pace,
+            heard: Instant::now(),
+            going_away: false,
+            pulse: pulse.zip(pings),
+            alarm: Alarm::default(),
+            end: Alarm::default(),
+        }
+    }
+
+    /// Carries the connection until it ends, and returns why it did.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future breaks the connection, with all calls on it.
+    pub(crate) async fn run(mut self, mut told: impl FnMut(Told) + Send) -> Error {
+        let why = poll_fn(|cx| self.poll(&mut told, cx)).await;
+        self.shared.end(why.clone());
+        why
+    }
+
+    fn poll(&mut self, told: &mut (impl FnMut(Told) + Send), cx: &mut Context<'_>) -> Poll<Error> {
+        self.shared.driver.register(cx.waker());
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut self.h2).poll(cx) {
+                return Poll::Ready(self.ended(ended));
+            }
+            let reads = self.reads.load(Ordering::Relaxed);
+            if reads != self.seen {
+                self.seen = reads;
+                self.heard = Instant::now();
+                self.observe(told, cx);
+            }
+            if self.part() {
+                continue;
+            }
+            if self.shared.quota.is_closed() && self.end.poll(cx).is_ready() {
+                return Poll::Ready(self.overdue());
+            }
+            return self.poll_pulse(cx);
+        }
+    }
+
+    /// Looks at what the peer may have said; only a read can bring anything new.
+    fn observe(&mut self, told: &mut impl FnMut(Told), cx: &mut Context<'_>) {
+        let limit = self.h2.max_concurrent_send_streams();
+        if self.shared.quota.allow(limit) {
+            told(Told::Limit(limit));
+        }
+        if self.going_away {
+            return;
+        }
+        let mut parting = self.shared.parting();
+        let Some(Poll::Ready(Err(error))) = parting.sender.as_mut().map(|s| s.poll_ready(cx))
+        else {
+            return;
+        };
+        drop(parting);
+        self.going_away = true;
+        self.shared.quota.close();
+        let complaint = error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
+            && error.to_string().contains("too_many_pings");
+        if complaint && self.pulse.is_some() {
+            self.pace.slower();
+            tracing::info!(address = %self.shared.address, "the server wants fewer pings");
+        }
+        let what = format!(
+            "{} wants no more calls on this connection",
+            self.shared.address
+        );
+        told(Told::GoingAway(
+            Error::new(ErrorKind::Unavailable, what).because(error),
+        ));
+    }
+
+    /// Sees to a drain; the answer is whether h2 has to be polled again for it.
+    fn part(&mut self) -> bool {
+        if !self.shared.quota.is_closed() {
+            return false;
+        }
+        let mut parting = self.shared.parting();
+        if !parting.leaving {
+            return false;
+        }
+        if parting.sender.is_some() && self.shared.quota.open() == 0 {
+            let sender = parting.sender.take();
+            drop(parting);
+            drop(sender);
+            self.end.set(Some(Instant::now() + GOODBYE));
+            return true;
+        }
+        if parting.sender.is_some() {
+            self.end.set(parting.until);
+        }
+        false
+    }
+
+    fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        let Some((pulse, pings)) = &mut self.pulse else {
+            return Poll::Pending;
+        };
+        // Nothing is read from it but that it may be sent again; what counts is that bytes came.
+        let _ = pings.poll_pong(cx).is_ready();
+        loop {
+            let busy = self.shared.quota.open() > 0;
+            match pulse.look(Instant::now(), self.heard, busy) {
+                Act::Wait(until) => {
+                    self.alarm.set(Some(until));
+                    ready!(self.alarm.poll(cx));
+                }
+                Act::Rest => return Poll::Pending,
+                // It fails when the one before is still on its way, which serves as well.
+                Act::Ask => drop(pings.send_ping(Ping::opaque())),
+                Act::Dead => return Poll::Ready(self.silent()),
+            }
+        }
+    }
+
+    fn ended(&self, result: Result<(), h2::Error>) -> Error {
+        let address = &self.shared.address;
+        let what = match result {
+            Err(error) => return self.shared.broke(error),
+            Ok(()) if self.shared.parting().leaving => {
+                format!("the connection to {address} was drained")
+            }
+            Ok(()) if self.going_away => format!("{address} went away in order"),
+            Ok(()) => format!("{address} closed the connection"),
+        };
+        Error::new(ErrorKind::Unavailable, what)
+    }
+
+    fn overdue(&self) -> Error {
+        let address = &self.shared.address;
+        let what = match self.shared.quota.open() {
+            0 => format!("the connection to {address} was drained"),
+            open => format!(
+                "the connection to {address} was drained, and its time ran out with {open} calls open"
+            ),
+        };
+        Error::new(ErrorKind::Unavailable, what)
+    }
+
+    fn silent(&self) -> Error {
+        let what = format!("the connection to {} broke", self.shared.address);
+        Error::new(ErrorKind::Timeout, what).because("no answer to an HTTP/2 ping in time")
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let what = format!("the connection to {} was given up", self.shared.address);
+        self.shared.end(Error::new(ErrorKind::Unavailable, what));
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pace {
+    /// This often at most, by what servers said so far.
+    pub(super) fn of(&self, every: Duration) -> Duration {
+        every.saturating_mul(1 << self.0.load(Ordering::Relaxed))
+    }
+
+    fn slower(&self) {
+        let steps = self.0.load(Ordering::Relaxed);
+        self.0.store((steps + 1).min(8), Ordering::Relaxed);
+    }
+}
+
+impl Alarm {
+    fn set(&mut self, until: Option<Instant>) {
+        match (&mut self.0, until) {
+            (Some(alarm), Some(until)) if alarm.deadline() == until => {}
+            (Some(alarm), Some(until)) => alarm.as_mut().reset(until),
+            (alarm, until) => *alarm = until.map(|until| Box::pin(sleep_until(until))),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(alarm) => alarm.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Heard {
+    pub(super) fn new(io: Box<dyn Io>) -> (Self, Arc<AtomicUsize>) {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let copy = Arc::clone(&reads);
+        (Self { io, reads }, copy)
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

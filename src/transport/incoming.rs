@@ -1,0 +1,153 @@
+//! A response's body, and what HTTP/2's failures mean to a call.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream};
+use http_body::{Body, Frame, SizeHint};
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+
+use super::connection::Slot;
+
+/// The body of a response: messages, then trailers.
+///
+/// What is read makes room in the stream's window, so a slow reader slows its server down. Dropping it
+/// before its end cancels the call. While it lives its stream counts as open.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// `None` after the end.
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    recv: RecvStream,
+    trailers_next: bool,
+    rest: Option<Rest>,
+    slot: Slot,
+}
+
+/// The task that sends the rest of a request whose response has begun already.
+#[derive(Debug)]
+pub(super) struct Rest(pub(super) JoinHandle<Option<Status>>);
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Incoming {
+    pub(super) fn new(recv: RecvStream, rest: Option<Rest>, slot: Slot) -> Self {
+        if recv.is_end_stream() {
+            return Self { open: None };
+        }
+        Self {
+            open: Some(Open {
+                recv,
+                trailers_next: false,
+                rest,
+                slot,
+            }),
+        }
+    }
+}
+
+impl Open {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.trailers_next {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // It fails only when the stream has ended, and then there is nothing to release.
+                    let _ = self.recv.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return self.poll_failed(error, cx),
+                None => self.trailers_next = true,
+            }
+        }
+        match ready!(self.recv.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t)))),
+            Err(error) => self.poll_failed(error, cx),
+        }
+    }
+
+    /// The reason why the stream failed: the request's own body, or else what HTTP/2 says.
+    fn poll_failed<T>(
+        &mut self,
+        error: h2::Error,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<T, Status>>> {
+        if error.is_reset()
+            && !error.is_remote()
+            && let Some(rest) = &mut self.rest
+        {
+            // It has reset the stream as its last act, so it is about to end.
+            let ended = ready!(Pin::new(&mut rest.0).poll(cx));
+            self.rest = None;
+            if let Ok(Some(status)) = ended {
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        Poll::Ready(Some(Err(self.slot.status(error))))
+    }
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(open) = &mut self.open else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(open.poll_frame(cx));
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            self.open = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.open
+            .as_ref()
+            .is_none_or(|open| open.recv.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// gRPC's meaning of a stream's reset.
+pub(super) fn reset(error: h2::Error) -> Status {
+    let code = match error.reason() {
+        Some(Reason::REFUSED_STREAM) => Code::Unavailable,
+        Some(Reason::CANCEL) => Code::Cancelled,
+        Some(Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+        Some(Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+        Some(
+            Reason::NO_ERROR
+            | Reason::PROTOCOL_ERROR
+            | Reason::INTERNAL_ERROR
+            | Reason::FLOW_CONTROL_ERROR
+            | Reason::SETTINGS_TIMEOUT
+            | Reason::FRAME_SIZE_ERROR
+            | Reason::COMPRESSION_ERROR
+            | Reason::CONNECT_ERROR,
+        ) => Code::Internal,
+        _ => Code::Unknown,
+    };
+    let mut status = Status::new(code, error.to_string());
+    status.set_source(Arc::new(error));
+    status
+}
