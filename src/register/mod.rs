@@ -4,13 +4,23 @@
 //! [`Keeper`] that comes with it. The registration says what *should* stand in the registry, as state of
 //! which the latest wins; the keeper's task makes it so, again and again, whatever happens there.
 
+mod address;
 mod keeper;
+mod leave;
+mod open;
+mod registrar;
 mod registration;
+#[cfg(feature = "server")]
+mod serve;
 
 use std::{pin::Pin, sync::Arc};
 
 pub use keeper::{Keeper, Wish, keep};
+pub use open::open;
+pub use registrar::Registrar;
 pub use registration::{Registration, State, States};
+#[cfg(feature = "server")]
+pub use serve::Served;
 
 use crate::{Instance, Result, ServiceName};
 

@@ -15,7 +15,9 @@ use crate::{Error, ErrorKind, Instance, Result, ServiceName};
 /// withdraws at once and unwaited, which a process that exits next may not live to see.
 #[must_use = "an instance is withdrawn when its registration is dropped"]
 pub struct Registration {
-    ends: Arc<Ends>,
+    pub(super) ends: Arc<Ends>,
+    /// How long clients have to notice that it left.
+    pub(super) notice: Duration,
 }
 
 /// How a registration stands.
@@ -50,6 +52,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long leaving is waited for. Keepers give up after two seconds; this is for those that hang.
 const PARTING: Duration = Duration::from_secs(3);
 
+/// A watch tells clients within milliseconds; a slow one, or one far away, within this.
+const NOTICE: Duration = Duration::from_millis(500);
+
 /// A registration's ends of the two channels to its keeper.
 pub(super) struct Ends {
     pub(super) wish: watch::Sender<Wish>,
@@ -61,6 +66,7 @@ impl Registration {
     pub(super) fn new(ends: Ends) -> Self {
         Self {
             ends: Arc::new(ends),
+            notice: NOTICE,
         }
     }
 

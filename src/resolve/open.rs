@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{File, Fixed, Resolve};
+use super::{File, Fixed, Memory, Resolve};
 use crate::{Error, Scheme, Target};
 
 /// The resolver for a target's registry.
@@ -21,6 +21,7 @@ pub fn open(target: &Target) -> Result<Arc<dyn Resolve>, Error> {
             Some(path) => Ok(Arc::new(File::new(path))),
             None => Err(Error::config(format!("open {target}: it names no file"))),
         },
+        Scheme::Memory => Ok(Arc::new(Memory::named(""))),
         scheme => Err(Error::config(format!(
             "open {target}: {scheme}:// needs the feature `{scheme}`; add it in Cargo.toml"
         ))),

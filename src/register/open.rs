@@ -1,0 +1,43 @@
+//! Which registry a URL names, to register with.
+
+use std::sync::Arc;
+
+use super::Register;
+use crate::{Error, Memory, RegistryUrl, Result, Scheme};
+
+/// The registry that a URL names.
+///
+/// Nothing is connected to before its [`register`](Register::register) is called.
+///
+/// # Errors
+/// `Config` when nothing can be registered there, or the feature for it is missing.
+pub fn open(url: &RegistryUrl) -> Result<Arc<dyn Register>> {
+    match url.scheme() {
+        Scheme::Memory => {
+            let registry = Memory::named("");
+            Ok(Arc::new(match url.ttl() {
+                Some(ttl) => registry.ttl(ttl),
+                None => registry,
+            }))
+        }
+        #[cfg(not(feature = "etcd"))]
+        Scheme::Etcd => Err(Error::config(format!(
+            "register at {url}: etcd:// needs the feature `etcd`; add it in Cargo.toml"
+        ))),
+        scheme => Err(Error::config(format!(
+            "register at {url}: {scheme}:// is only read; servers register at etcd:// or memory://"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_that_is_only_read_is_refused() {
+        let refused = open(&"static://10.0.0.1:1".parse().unwrap()).err().unwrap();
+
+        assert!(refused.to_string().contains("only read"), "{refused}");
+    }
+}
