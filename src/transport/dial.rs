@@ -103,7 +103,10 @@ impl Dialer {
         io: Box<dyn Io>,
         address: &Address,
     ) -> Result<(SendRequest<Bytes>, H2, Arc<std::sync::atomic::AtomicUsize>), Error> {
-        let failed = |error| unavailable(format!("begin HTTP/2 with {address}"), error);
+        let failed = |error| {
+            let denied = self.tls.as_ref().and_then(|tls| tls.late(address, &error));
+            denied.unwrap_or_else(|| unavailable(format!("begin HTTP/2 with {address}"), error))
+        };
         let (io, reads) = Heard::new(io);
         let (mut sender, mut h2) = self.h2().handshake(io).await.map_err(failed)?;
         poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
@@ -141,9 +144,10 @@ impl Dialer {
         let given = self.settings.origin.as_ref();
         let tls = self.tls.is_some();
         let scheme = if tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let name = self.tls.as_ref().and_then(Tls::name);
         let authority = match (
             given.and_then(|uri| uri.authority()),
-            &instance.server_name,
+            name.or(instance.server_name.as_ref()),
             address,
         ) {
             (Some(authority), ..) => Ok(authority.clone()),

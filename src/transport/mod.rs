@@ -15,15 +15,22 @@ mod dial;
 mod driver;
 mod incoming;
 mod keep_alive;
+#[cfg(not(feature = "_tls"))]
+mod no_tls;
 mod outgoing;
 mod quota;
 mod sending;
+#[cfg(feature = "_tls")]
 mod tls;
 
 #[cfg(test)]
 mod tests;
 
 pub use connect::{Connect, Connecting, Io, Tcp};
+#[cfg(not(feature = "_tls"))]
+pub(crate) use no_tls::Tls;
+#[cfg(feature = "_tls")]
+pub use tls::Tls;
 #[allow(unused_imports, reason = "the channel is to use them")]
 pub(crate) use {
     connection::{Connection, Failure},
@@ -32,7 +39,6 @@ pub(crate) use {
     incoming::Incoming,
     keep_alive::KeepAlive,
     outgoing::Outgoing,
-    tls::Tls,
 };
 
 /// What holds for all connections of a channel.

@@ -19,7 +19,10 @@ use super::{Connect, Connecting, Connection, Dialer, Failure, Incoming, Outgoing
 use crate::{Address, Error, ErrorKind, Instance};
 
 mod calls;
+mod dialing;
 mod ends;
+#[cfg(feature = "tls-ring")]
+mod tls;
 
 /// Connects to whoever holds the other end.
 #[derive(Debug)]
