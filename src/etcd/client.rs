@@ -104,8 +104,7 @@ static SHARED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 impl Etcd {
     /// A handle on the cluster of these members, each `host:port`.
     ///
-    /// # Panics
-    /// Outside of a Tokio runtime.
+    /// Fails outside of a Tokio runtime.
     pub fn open<M: AsRef<str>>(members: &[M], options: Options) -> Result<Self> {
         let mut members = checked(members)?;
         options.check()?;
@@ -115,7 +114,7 @@ impl Etcd {
         Ok(Self(Arc::new(Inner {
             members,
             options,
-            runtime: tokio::runtime::Handle::current().id(),
+            runtime: runtime()?,
             slot: Mutex::new(slot),
             complaint: Mutex::default(),
         })))
@@ -124,13 +123,12 @@ impl Etcd {
     /// The handle that this process already has on this cluster, with the same options and in this
     /// runtime, or a new one.
     ///
-    /// # Panics
-    /// Outside of a Tokio runtime.
+    /// Fails outside of a Tokio runtime.
     pub fn shared<M: AsRef<str>>(members: &[M], options: Options) -> Result<Self> {
         let mut wanted = checked(members)?;
         wanted.sort_unstable();
         // A client that was made in another runtime is dead here, for good.
-        let runtime = tokio::runtime::Handle::current().id();
+        let runtime = runtime()?;
         let mut shared = locked(&SHARED);
         shared.retain(|one| one.strong_count() > 0);
         let found = shared
@@ -383,7 +381,12 @@ impl Etcd {
             };
             let failure = failure.of(&slot.member);
             self.went_wrong(&slot, &failure);
-            if tries > self.0.members.len() || !failure.may_try_again(again) {
+            // A connection that broke may be made anew; one that is silent has had its time.
+            let most = match failure.kind {
+                ErrorKind::Timeout => self.0.members.len(),
+                _ => self.0.members.len() + 1,
+            };
+            if tries >= most || !failure.may_try_again(again) {
                 return Err(failure);
             }
         }
@@ -533,9 +536,9 @@ impl Watching {
         self.blame(Failure::timeout(limit))
     }
 
-    /// Gives up on a member whose history ends before what others have told.
-    pub(super) fn behind(&self, failure: Failure) -> Failure {
-        self.blame(failure)
+    /// A member whose history may end before what we know: the cluster must say which is right.
+    pub(super) fn behind(&self) -> Failure {
+        Failure::behind().of(&self.slot.member)
     }
 
     fn blame(&self, failure: Failure) -> Failure {
@@ -556,6 +559,13 @@ impl Failure {
             }
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Id> {
+    let handle = tokio::runtime::Handle::try_current();
+    handle.map(|handle| handle.id()).map_err(|error| {
+        Error::config("etcd is asked from a Tokio runtime: open it inside of one").because(error)
+    })
 }
 
 /// Refuses what is no member, and doubles.

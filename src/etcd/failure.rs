@@ -82,6 +82,15 @@ impl Failure {
         )
     }
 
+    /// A member's history does not reach as far as what we know.
+    pub(crate) fn behind() -> Self {
+        Self::new(
+            ErrorKind::Unavailable,
+            Remedy::Relist,
+            "the history went backwards".into(),
+        )
+    }
+
     /// A watch was refused or ended in-band.
     ///
     /// After a compaction there is no reason, only a revision; servers of 3.5.1 and before spell an

@@ -1,0 +1,40 @@
+//! Chance for picks: fast, a thread's own, and never for secrets.
+
+use std::cell::RefCell;
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+thread_local! {
+    static DICE: RefCell<SmallRng> = RefCell::new(SmallRng::seed_from_u64(rand::random()));
+}
+
+/// 64 random bits.
+pub(super) fn roll() -> u64 {
+    DICE.with_borrow_mut(SmallRng::next_u64)
+}
+
+/// A random number below `n`, which is not 0, from 32 of the bits.
+pub(super) fn scale(bits: u32, n: usize) -> usize {
+    ((u64::from(bits) * n as u64) >> 32) as usize
+}
+
+/// A random number below `n`, which is not 0.
+pub(crate) fn below(n: usize) -> usize {
+    scale(roll() as u32, n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay_below_and_reach_all() {
+        let mut seen = [false; 7];
+        for _ in 0..1000 {
+            seen[below(7)] = true;
+        }
+
+        assert_eq!(seen, [true; 7]);
+        assert_eq!((scale(0, 7), scale(u32::MAX, 7)), (0, 6));
+    }
+}

@@ -1,0 +1,213 @@
+//! Which endpoint the next call goes to.
+//!
+//! A [`Policy`] is asked when the set of ready endpoints changes and gives a [`Pick`], which is asked once
+//! a call. What must outlive a change, such as whose turn it is, lives in the policy.
+//!
+//! ```
+//! use tonic_fleet::{Endpoint, balance::{Call, Pick, Policy}};
+//!
+//! /// All calls of one user go to one endpoint, as long as it is ready.
+//! #[derive(Debug)]
+//! struct ByUser;
+//!
+//! #[derive(Debug)]
+//! struct Among(usize);
+//!
+//! impl Policy for ByUser {
+//!     fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+//!         Box::new(Among(ready.len()))
+//!     }
+//! }
+//!
+//! impl Pick for Among {
+//!     fn pick(&self, call: &Call<'_>) -> usize {
+//!         let user = call.headers().get("user").map_or(&[][..], |user| user.as_bytes());
+//!         user.iter().map(|&byte| usize::from(byte)).sum::<usize>() % self.0
+//!     }
+//! }
+//! ```
+
+mod alias;
+mod dice;
+mod least_loaded;
+mod random;
+mod round_robin;
+mod weighted;
+
+use std::{fmt, sync::Arc};
+
+use http::HeaderMap;
+
+pub use least_loaded::LeastLoaded;
+pub use random::{Random, WeightedRandom};
+pub use round_robin::RoundRobin;
+pub use weighted::Weighted;
+
+pub(crate) use dice::below;
+
+use crate::{Endpoint, Error, InstanceId};
+
+/// How calls are shared out among the ready endpoints.
+pub trait Policy: fmt::Debug + Send + Sync + 'static {
+    /// A way to pick among these, until they change. There is at least one.
+    ///
+    /// Tables are built here, off the call path. The order of `ready` is that of the ids.
+    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick>;
+}
+
+/// Chooses for one call at a time, without a lock and without waiting.
+pub trait Pick: fmt::Debug + Send + Sync + 'static {
+    /// The place of the endpoint in the slice that the policy was given.
+    ///
+    /// A place outside it counts as the first. An endpoint that this call has tried already, or that has
+    /// just lost its connection, is passed over by the channel; the pick need not know.
+    fn pick(&self, call: &Call<'_>) -> usize;
+}
+
+/// What a pick may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) tried: &'a [InstanceId],
+}
+
+impl<'a> Call<'a> {
+    /// A call of this method with these headers, for trying out a policy.
+    pub fn new(path: &'a str, headers: &'a HeaderMap) -> Self {
+        Self {
+            path,
+            headers,
+            tried: &[],
+        }
+    }
+
+    /// The method: `/package.Service/Method`.
+    pub fn path(&self) -> &'a str {
+        self.path
+    }
+
+    /// The headers that will be sent.
+    pub fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// The endpoints that this call was given before and could not use.
+    pub fn tried(&self) -> &'a [InstanceId] {
+        self.tried
+    }
+}
+
+impl<P: Policy + ?Sized> Policy for Arc<P> {
+    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+        (**self).over(ready)
+    }
+}
+
+impl<P: Policy + ?Sized> Policy for Box<P> {
+    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+        (**self).over(ready)
+    }
+}
+
+/// The policy of this name, as command lines and configuration files give it.
+///
+/// ```
+/// use tonic_fleet::balance;
+///
+/// assert!(balance::named("least_loaded").is_ok());
+/// assert!(balance::named("best").unwrap_err().to_string().contains("round_robin"));
+/// ```
+pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
+    match name {
+        "round_robin" => Ok(Arc::new(RoundRobin::default())),
+        "random" => Ok(Arc::new(Random)),
+        "weighted" => Ok(Arc::new(Weighted::default())),
+        "weighted_random" => Ok(Arc::new(WeightedRandom)),
+        "least_loaded" => Ok(Arc::new(LeastLoaded)),
+        _ => Err(Error::config(format!(
+            "there is no policy {name:?}: it is one of round_robin, random, weighted, weighted_random, least_loaded"
+        ))),
+    }
+}
+
+/// What every policy owes, whoever wrote it.
+#[cfg(test)]
+pub(crate) mod conform {
+    use super::*;
+    use crate::Instance;
+
+    pub(crate) fn endpoints(weights: &[u32]) -> Vec<Endpoint> {
+        let make = |(place, &weight): (usize, &u32)| {
+            let instance = Instance::at(format!("10.0.{}.{}:1", place / 250, place % 250 + 1))
+                .and_then(|instance| instance.id(format!("i{place:05}")))
+                .unwrap();
+            Endpoint::idle(instance.weight(weight))
+        };
+        weights.iter().enumerate().map(make).collect()
+    }
+
+    /// How often each of these is picked in so many picks.
+    pub(crate) fn counts(policy: &dyn Policy, weights: &[u32], picks: usize) -> Vec<usize> {
+        let headers = HeaderMap::new();
+        let pick = policy.over(&endpoints(weights));
+        let mut counts = vec![0; weights.len()];
+        for _ in 0..picks {
+            counts[pick.pick(&Call::new("/a.B/C", &headers))] += 1;
+        }
+        counts
+    }
+
+    pub(crate) fn all() -> Vec<Arc<dyn Policy>> {
+        [
+            "round_robin",
+            "random",
+            "weighted",
+            "weighted_random",
+            "least_loaded",
+        ]
+        .map(|name| named(name).unwrap())
+        .to_vec()
+    }
+
+    #[test]
+    fn every_policy_stays_in_range_and_reaches_everybody() {
+        for policy in all() {
+            for weights in [
+                vec![1],
+                vec![1; 2],
+                vec![5, 1, 1],
+                vec![0; 3],
+                vec![1; 100],
+                vec![1_000_000, 1, 1],
+            ] {
+                let picks = 20_000;
+
+                let counts = counts(&policy, &weights, picks);
+
+                assert_eq!(counts.iter().sum::<usize>(), picks, "{policy:?}");
+                if weights.iter().all(|weight| weight == &weights[0]) {
+                    assert!(
+                        counts.iter().all(|&count| count > 0),
+                        "{policy:?} {weights:?}: {counts:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn weight_zero_is_not_picked_while_others_exist() {
+        for policy in all() {
+            if ["RoundRobin", "Random"]
+                .iter()
+                .any(|blind| format!("{policy:?}").starts_with(blind))
+            {
+                // These two are given no endpoint of weight 0 while there are others: the view sees to it.
+                continue;
+            }
+            let counts = counts(&policy, &[0, 3, 0, 1], 10_000);
+            assert_eq!((counts[0], counts[2]), (0, 0), "{policy:?}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! By chance.
+
+use super::{Call, Pick, Policy, alias::Alias, dice};
+use crate::Endpoint;
+
+/// Any ready endpoint, all equally likely.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Random;
+
+/// Any ready endpoint, as likely as its weight says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WeightedRandom;
+
+#[derive(Debug)]
+struct Any(usize);
+
+#[derive(Debug)]
+struct Likely(Alias);
+
+impl Policy for Random {
+    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+        Box::new(Any(ready.len()))
+    }
+}
+
+impl Pick for Any {
+    fn pick(&self, _: &Call<'_>) -> usize {
+        dice::below(self.0)
+    }
+}
+
+impl Policy for WeightedRandom {
+    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+        Box::new(Likely(Alias::of(ready)))
+    }
+}
+
+impl Pick for Likely {
+    fn pick(&self, _: &Call<'_>) -> usize {
+        self.0.at(dice::roll())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::conform::counts, *};
+
+    #[test]
+    fn random_is_fair_within_two_in_a_hundred() {
+        for count in counts(&Random, &[1; 5], 100_000) {
+            assert!((19_600..20_400).contains(&count), "{count}");
+        }
+    }
+
+    #[test]
+    fn weighted_random_follows_the_weights_within_two_in_a_hundred() {
+        let counts = counts(&WeightedRandom, &[3, 1, 1, 5], 100_000);
+
+        for (count, share) in counts.into_iter().zip([30_000, 10_000, 10_000, 50_000]) {
+            assert!(count.abs_diff(share) < 1_000, "{count} for {share}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! How a channel is to behave.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Uri};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Channel, Shared, View, driver::Driver};
+use crate::{
+    Backoff, Error, ServiceName, Target,
+    balance::{LeastLoaded, Policy},
+    endpoint::Limits,
+    resolve::{self, Resolve},
+    transport::{Connect, Dialer, KeepAlive, Settings, Tcp},
+};
+
+/// Makes a [`Channel`]. Every setting has a default that suits a fleet in one data centre.
+#[must_use = "a builder makes nothing until `build`"]
+pub struct Builder {
+    service: ServiceName,
+    source: Source,
+    policy: Arc<dyn Policy>,
+    connect: Arc<dyn Connect>,
+    settings: Settings,
+    limits: Limits,
+    patience: Duration,
+    timeout: Option<Duration>,
+    drain: Option<Duration>,
+}
+
+/// Where the instances come from.
+enum Source {
+    Target(Box<Target>),
+    Given(Arc<dyn Resolve>),
+}
+
+/// Events that a slow listener may fall behind.
+const EVENTS: usize = 1024;
+
+impl Builder {
+    pub(super) fn at(target: Target) -> Self {
+        Self::new(target.service().clone(), Source::Target(Box::new(target)))
+    }
+
+    pub(super) fn over(service: ServiceName, resolve: Arc<dyn Resolve>) -> Self {
+        Self::new(service, Source::Given(resolve))
+    }
+
+    fn new(service: ServiceName, source: Source) -> Self {
+        Self {
+            service,
+            source,
+            policy: Arc::new(LeastLoaded),
+            connect: Arc::new(Tcp::default()),
+            settings: Settings::default(),
+            limits: Limits {
+                grace: Duration::from_secs(10),
+                hold: Duration::from_secs(60),
+                redial: Backoff::between(Duration::from_millis(100), Duration::from_secs(30)),
+                dials: 256,
+            },
+            patience: Duration::from_secs(5),
+            timeout: None,
+            drain: None,
+        }
+    }
+
+    /// How calls are shared out. [`LeastLoaded`], unless set.
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// What carries the bytes instead of TCP and Unix sockets: a proxy, or memory in tests.
+    pub fn connect_with(mut self, connect: impl Connect) -> Self {
+        self.connect = Arc::new(connect);
+        self
+    }
+
+    /// How long a call without a deadline waits for an endpoint when none is ready. Five seconds, unless
+    /// set. A call with a deadline waits until then.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The time limit of every call that brings none, or a longer one, of its own. None, unless set.
+    ///
+    /// It covers the whole call, waiting for an endpoint and the end of the response included: a limit
+    /// that suits unary calls ends streams, too.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long connecting may take, HTTP/2 settings and TLS included. Five seconds, unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// The waits between attempts to connect. From 100 ms to 30 s, growing by 1.6, unless set. Shorter ones
+    /// find a restarted server sooner and cost a dead one's host more.
+    pub fn redial(mut self, redial: Backoff) -> Self {
+        self.limits.redial = redial;
+        self
+    }
+
+    /// Asks a connection with calls in flight for a sign of life so often, and gives it up when none comes
+    /// in `timeout`. Every 20 s and 5 s, unless set; `None` never asks. Many servers hang up on a client
+    /// that asks more often than they like: etcd every 5 s, grpc-go every 5 minutes.
+    pub fn keep_alive(mut self, every: impl Into<Option<Duration>>, timeout: Duration) -> Self {
+        self.settings.keep_alive = every.into().map(|every| KeepAlive {
+            every,
+            timeout,
+            ..KeepAlive::default()
+        });
+        self
+    }
+
+    /// How long calls in flight may go on at an endpoint that has left, before its connection is closed
+    /// under them. As long as they like, unless set.
+    pub fn drain(mut self, limit: Duration) -> Self {
+        self.drain = Some(limit);
+        self
+    }
+
+    /// How long an instance that vanished from the registry without a word may serve on while its
+    /// connection is healthy. Ten seconds, unless set: as long as a lease. A shorter time trusts the
+    /// registry more, and an etcd whose leader stalls deletes living servers.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.limits.grace = grace;
+        self
+    }
+
+    /// How long a set of which more than half vanished at once is kept at most. A minute, unless set.
+    pub fn hold(mut self, hold: Duration) -> Self {
+        self.limits.hold = hold;
+        self
+    }
+
+    /// How many connections are being made at a time. 256, unless set.
+    pub fn dials(mut self, dials: usize) -> Self {
+        self.limits.dials = dials;
+        self
+    }
+
+    /// The scheme and authority that requests bear, whatever endpoint they go to. The endpoint's own,
+    /// unless set.
+    pub fn origin(mut self, origin: Uri) -> Self {
+        self.settings.origin = Some(origin);
+        self
+    }
+
+    /// What requests that say nothing of the kind say of the caller. `tonic-fleet/` and its version,
+    /// unless set.
+    pub fn user_agent(mut self, name: HeaderValue) -> Self {
+        self.settings.user_agent = name;
+        self
+    }
+
+    /// Makes the channel. Returns at once: connections are made meanwhile, and the first call waits for the
+    /// first of them.
+    ///
+    /// # Errors
+    /// When a setting makes no sense, or there is no tokio runtime to live in.
+    pub fn build(self) -> Result<Channel, Error> {
+        self.check()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|error| {
+            Error::config("a channel is built outside a tokio runtime: build it in `#[tokio::main]` or inside `runtime.enter()`")
+                .because(error)
+        })?;
+        let resolve = match self.source {
+            Source::Target(target) => resolve::open(&target)?,
+            Source::Given(resolve) => resolve,
+        };
+        let stop = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            service: self.service.clone(),
+            view: ArcSwap::from_pointee(View::empty(self.service.clone())),
+            changed: watch::Sender::new(0),
+            events: broadcast::Sender::new(EVENTS),
+            waiting: AtomicUsize::new(0),
+            hurry: Notify::new(),
+            patience: self.patience,
+            timeout: self.timeout,
+        });
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            policy: self.policy,
+            dialer: Arc::new(Dialer::new(self.connect, None, self.settings)),
+            limits: self.limits,
+            drain: self.drain,
+            stop: stop.clone(),
+        };
+        let updates = resolve.resolve(&self.service);
+        runtime.spawn(driver.run(updates));
+        Ok(Channel {
+            shared,
+            _owner: Arc::new(stop.drop_guard()),
+        })
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |what: &str| Err(Error::config(what));
+        if self.limits.dials == 0 {
+            return refuse("dials is 0: at least one connection must be made at a time");
+        }
+        if self.settings.connect_timeout.is_zero() {
+            return refuse("connect_timeout is 0: no connection could ever be made");
+        }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return refuse("timeout is 0: no call could ever succeed");
+        }
+        if let Some(keep_alive) = &self.settings.keep_alive
+            && (keep_alive.every.is_zero() || keep_alive.timeout.is_zero())
+        {
+            return refuse(
+                "keep_alive with a time of 0: every connection would be given up at once",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("service", &self.service)
+            .field("policy", &self.policy)
+            .field("patience", &self.patience)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

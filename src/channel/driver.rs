@@ -1,0 +1,341 @@
+//! The one task behind a channel: what the registry and the connections say becomes views.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::mpsc,
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, View};
+use crate::{
+    Error, Event, InstanceId,
+    balance::Policy,
+    endpoint::{Dial, Limits, Set, Step},
+    resolve::{Update, Updates},
+    transport::{Connection, Dialer, Told},
+};
+
+/// See the module's documentation. Ends when `stop` is cancelled, which the last channel does when dropped.
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) policy: Arc<dyn Policy>,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) limits: Limits,
+    /// How long calls in flight may go on at an endpoint that has left.
+    pub(super) drain: Option<Duration>,
+    pub(super) stop: CancellationToken,
+}
+
+/// What a connection's task has to say; at most three words in its life, so the queue is bounded by them.
+struct Word {
+    id: InstanceId,
+    attempt: u64,
+    news: News,
+}
+
+enum News {
+    Up(Connection),
+    GoingAway(Error),
+    Down(Error),
+}
+
+struct Running {
+    driver: Driver,
+    set: Set,
+    pace: Pace,
+    dials: HashMap<u64, AbortHandle>,
+    speak: mpsc::UnboundedSender<Word>,
+    words: mpsc::UnboundedReceiver<Word>,
+}
+
+/// So many words are heard before a view is made of them.
+const BURST: usize = 1024;
+
+impl Driver {
+    pub(super) async fn run(self, updates: Updates) {
+        let (speak, words) = mpsc::unbounded_channel();
+        let running = Running {
+            set: Set::new(self.limits.clone()),
+            pace: Pace::new(),
+            dials: HashMap::new(),
+            speak,
+            words,
+            driver: self,
+        };
+        running.run(updates).await;
+    }
+}
+
+impl Running {
+    async fn run(mut self, updates: Updates) {
+        let stop = self.driver.stop.clone();
+        let shared = Arc::clone(&self.driver.shared);
+        // The end of the updates keeps the set.
+        let mut updates = updates.chain(futures_util::stream::pending());
+        let mut heard = Vec::new();
+        loop {
+            let due = self.set.next_due();
+            let publish = self.pace.due();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = self.words.recv_many(&mut heard, BURST) => self.hear(&mut heard),
+                Some(update) = updates.next() => self.apply(update),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
+                () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
+                () = shared.hurry.notified(), if publish.is_some() => self.publish(),
+            }
+            self.keep_pace();
+        }
+        self.end();
+    }
+
+    fn apply(&mut self, update: Update) {
+        let steps = self.set.apply(update, Instant::now());
+        self.take(steps);
+    }
+
+    fn tick(&mut self) {
+        let steps = self.set.tick(Instant::now());
+        self.take(steps);
+    }
+
+    fn hear(&mut self, words: &mut Vec<Word>) {
+        let now = Instant::now();
+        for Word { id, attempt, news } in words.drain(..) {
+            let steps = match news {
+                News::Up(connection) => self.up(&id, attempt, connection, now),
+                News::GoingAway(why) => self.set.going_away(&id, attempt, why, now),
+                News::Down(error) => {
+                    self.dials.remove(&attempt);
+                    self.set.down(&id, attempt, error, now)
+                }
+            };
+            self.take(steps);
+        }
+    }
+
+    fn up(
+        &mut self,
+        id: &InstanceId,
+        attempt: u64,
+        connection: Connection,
+        now: Instant,
+    ) -> Vec<Step> {
+        self.dials.remove(&attempt);
+        let (wanted, steps) = self.set.up(id, attempt, now);
+        let Some(vitals) = self.set.vitals(id).filter(|_| wanted) else {
+            // The endpoint moved or left while this was being made.
+            connection.drain(None);
+            return steps;
+        };
+        let address = connection.address().clone();
+        vitals.connect(Some(Arc::new(connection)));
+        self.tell(Event::Connected(id.clone(), address));
+        steps
+    }
+
+    fn take(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Dial(dial) => self.dial(dial),
+                Step::Tell(event) => self.tell(event),
+                Step::Drain(vitals) => {
+                    if let Some(connection) = vitals.connection() {
+                        connection.drain(self.driver.drain);
+                    }
+                    vitals.connect(None);
+                }
+                Step::Abandon(attempt) => {
+                    if let Some(dial) = self.dials.remove(&attempt) {
+                        dial.abort();
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        tracing::debug!(service = %self.driver.shared.service, "{event}");
+        // Nobody need listen.
+        let _ = self.driver.shared.events.send(event);
+    }
+
+    /// One task for an attempt and, if it succeeds, for the connection's whole life. It ends with the
+    /// connection, which ends when it breaks or when it is drained; both are this task's to see to.
+    fn dial(&mut self, dial: Dial) {
+        let dialer = Arc::clone(&self.driver.dialer);
+        let speak = self.speak.clone();
+        let Dial { instance, attempt } = dial;
+        let task = tokio::spawn(async move {
+            let say = |news| {
+                let id = instance.id.clone();
+                // Nobody listens any more when the channel is gone, and then nobody needs to know.
+                let _ = speak.send(Word { id, attempt, news });
+            };
+            let (connection, driver) = match dialer.dial(&instance).await {
+                Ok(made) => made,
+                Err(error) => return say(News::Down(error)),
+            };
+            say(News::Up(connection));
+            let why = driver
+                .run(|told| match told {
+                    Told::GoingAway(why) => say(News::GoingAway(why)),
+                    // Calls ask the connection for its room themselves.
+                    Told::Limit(calls) => {
+                        tracing::debug!(id = %instance.id, calls, "new limit of calls at once")
+                    }
+                })
+                .await;
+            say(News::Down(why));
+        });
+        self.dials.insert(attempt, task.abort_handle());
+    }
+
+    /// A view at once when there was peace; one for many changes in a storm; and no delay for a call that
+    /// waits.
+    fn keep_pace(&mut self) {
+        if !self.set.take_changed() {
+            return;
+        }
+        let now = Instant::now();
+        let hurried = self.driver.shared.waiting.load(Ordering::SeqCst) > 0;
+        if hurried || self.pace.may(now) {
+            self.publish();
+        } else {
+            self.pace.postpone();
+        }
+    }
+
+    fn publish(&mut self) {
+        self.set.take_changed();
+        let shared = &self.driver.shared;
+        let ready = self.set.ready();
+        let pick = (!ready.is_empty()).then(|| self.driver.policy.over(&ready));
+        let number = shared.view.load().number + 1;
+        let known: Arc<[_]> = self.set.endpoints().collect();
+        let size = known.len();
+        shared.view.store(Arc::new(View {
+            number,
+            service: shared.service.clone(),
+            known,
+            ready: ready.into(),
+            pick,
+            stale: self.set.stale().cloned(),
+            held: self.set.held(),
+            skipped: self.set.skipped().into(),
+            listed: self.set.listed(),
+        }));
+        shared.changed.send_replace(number);
+        self.pace.published(Instant::now(), size);
+    }
+
+    /// Attempts are given up; connections end when their calls in flight have ended.
+    fn end(self) {
+        for dial in self.dials.values() {
+            dial.abort();
+        }
+        for endpoint in self.set.endpoints() {
+            if let Some(connection) = endpoint.connection() {
+                connection.drain(self.driver.drain);
+            }
+        }
+    }
+}
+
+/// How close views may follow each other: at once after a rest, further and further apart in a storm.
+#[derive(Debug)]
+struct Pace {
+    gap: Duration,
+    next: Option<Instant>,
+    rested: Option<Instant>,
+    pending: bool,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            gap: Self::LEAST,
+            next: None,
+            rested: None,
+            pending: false,
+        }
+    }
+
+    const LEAST: Duration = Duration::from_millis(1);
+    const MOST: Duration = Duration::from_millis(200);
+    /// A larger set has costlier views, and more changes to wait for.
+    const EACH: Duration = Duration::from_micros(40);
+
+    fn may(&self, now: Instant) -> bool {
+        self.next.is_none_or(|next| next <= now)
+    }
+
+    fn postpone(&mut self) {
+        self.pending = true;
+    }
+
+    /// When the postponed view is due.
+    fn due(&self) -> Option<Instant> {
+        self.next.filter(|_| self.pending)
+    }
+
+    fn published(&mut self, now: Instant, size: usize) {
+        let most =
+            (Self::EACH * u32::try_from(size).unwrap_or(u32::MAX)).clamp(Self::LEAST, Self::MOST);
+        let rested = self.rested.is_none_or(|rested| rested <= now);
+        self.gap = if rested {
+            Self::LEAST
+        } else {
+            (self.gap * 2).min(most)
+        };
+        self.next = Some(now + self.gap);
+        self.rested = Some(now + self.gap * 2);
+        self.pending = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_makes_few_views_and_the_first_word_after_a_rest_makes_one_at_once() {
+        let mut pace = Pace::new();
+        let mut now = Instant::now();
+        let mut views = 0;
+
+        for _ in 0..5_000 {
+            if pace.may(now) {
+                pace.published(now, 5_000);
+                views += 1;
+            } else {
+                pace.postpone();
+            }
+            now += Duration::from_micros(200);
+        }
+
+        assert!(views <= 13, "{views} views in a second");
+        assert!(pace.due().is_some());
+        assert!(pace.may(now + Pace::MOST));
+    }
+
+    #[test]
+    fn a_small_set_never_waits_long() {
+        let mut pace = Pace::new();
+        let now = Instant::now();
+
+        for _ in 0..100 {
+            pace.published(now, 10);
+        }
+
+        assert!(pace.may(now + Duration::from_millis(1)));
+    }
+}

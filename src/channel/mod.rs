@@ -1,0 +1,172 @@
+//! A channel: a service's name turned into calls that reach a live server.
+
+mod body;
+mod builder;
+mod call;
+mod driver;
+mod served;
+mod view;
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicUsize},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures_core::Stream;
+use futures_util::stream;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::DropGuard;
+use tonic::{Status, body::Body};
+
+pub use builder::Builder;
+pub use served::ServedBy;
+pub use view::View;
+
+use crate::{Endpoint, Event, ServiceName, Target, resolve::Resolve};
+
+/// Calls to a service, each to one of its ready servers.
+///
+/// Give a clone to any generated client. Cheap to clone; all clones share the connections. When the last
+/// clone is dropped, calls in flight end in peace, and then the connections and tasks behind it are gone.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let channel = tonic_fleet::Channel::builder("etcd://127.0.0.1:2379/greeter".parse()?).build()?;
+/// // let mut client = GreeterClient::new(channel.clone());
+/// println!("{}", channel.view());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Channel {
+    shared: Arc<Shared>,
+    _owner: Arc<DropGuard>,
+}
+
+/// What a channel, its calls and its one task have in common.
+struct Shared {
+    service: ServiceName,
+    view: ArcSwap<View>,
+    /// Counts the views; a call that finds nobody waits for the next.
+    changed: watch::Sender<u64>,
+    events: broadcast::Sender<Event>,
+    /// Calls that wait for a view with somebody in it.
+    waiting: AtomicUsize,
+    /// Told when a call begins to wait, so that a view held back for company comes out.
+    hurry: Notify,
+    patience: Duration,
+    timeout: Option<Duration>,
+}
+
+/// What happens to a channel's endpoints; see [`Channel::events`].
+pub type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// A call under way.
+pub type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>;
+
+impl Channel {
+    /// A channel to the service that a URL names; see [`Target`] for what it may say.
+    pub fn builder(target: Target) -> Builder {
+        Builder::at(target)
+    }
+
+    /// A channel to a service whose instances this resolver finds.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tonic_fleet::Error> {
+    /// use tonic_fleet::{Channel, resolve::Fixed};
+    ///
+    /// let servers = Fixed::at(["10.0.0.1:50051", "10.0.0.2:50051"])?;
+    /// let channel = Channel::over("greeter".parse()?, servers).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn over(service: ServiceName, resolve: impl Resolve) -> Builder {
+        Builder::over(service, Arc::new(resolve))
+    }
+
+    /// The service that is called.
+    pub fn service(&self) -> &ServiceName {
+        &self.shared.service
+    }
+
+    /// What calls pick from at this moment: who is known, who is ready, and why the others are not.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.load_full()
+    }
+
+    /// What happens from now on, one event for each change of state. Ends with the channel.
+    ///
+    /// A listener that falls behind by more than a thousand loses the oldest and gets [`Event::Missed`].
+    pub fn events(&self) -> Events {
+        let receiver = self.shared.events.subscribe();
+        Box::pin(stream::unfold(receiver, |mut receiver| async {
+            match receiver.recv().await {
+                Ok(event) => Some((event, receiver)),
+                Err(broadcast::error::RecvError::Lagged(n)) => Some((Event::Missed(n), receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        }))
+    }
+
+    /// Returns when the view differs from the one with this [number](View::number).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping the future.
+    pub async fn changed(&self, since: u64) -> Arc<View> {
+        let mut changed = self.shared.changed.subscribe();
+        // The sender lives in `shared`, so it outlives this wait.
+        let _ = changed.wait_for(|&number| number > since).await;
+        self.view()
+    }
+
+    /// Returns when so many endpoints are ready.
+    ///
+    /// Nobody need wait for this before calling: calls wait by themselves. It is for those who want all
+    /// connections up before they say that they are.
+    pub async fn ready(&self, at_least: usize) -> Arc<View> {
+        let mut view = self.view();
+        while view.ready().len() < at_least {
+            view = self.changed(view.number()).await;
+        }
+        view
+    }
+}
+
+impl Channel {
+    /// A call to this endpoint, and to no other.
+    pub(crate) fn call_one(&self, endpoint: Endpoint, request: http::Request<Body>) -> Calling {
+        Box::pin(call::call_one(self.clone(), endpoint, request))
+    }
+}
+
+impl tower::Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Body>;
+    type Error = Status;
+    type Future = Calling;
+
+    /// Always ready: waiting for an endpoint is part of the call, and bounded by its deadline.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Calling {
+        Box::pin(call::call(self.clone(), request))
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.view();
+        f.debug_struct("Channel")
+            .field("service", &self.shared.service)
+            .field("known", &view.known().len())
+            .field("ready", &view.ready().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,236 @@
+//! What calls pick from: an immutable snapshot, swapped in one pointer.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{Endpoint, Error, ServiceName, State, balance::Pick, resolve::Skipped};
+
+/// A service as a channel sees it at one moment: who is known, who takes calls, and why the others do not.
+///
+/// `Display` prints it as a table. The sets do not change; the endpoints' counters and states go on.
+pub struct View {
+    pub(super) number: u64,
+    pub(super) service: ServiceName,
+    pub(super) known: Arc<[Endpoint]>,
+    pub(super) ready: Arc<[Endpoint]>,
+    pub(super) pick: Option<Box<dyn Pick>>,
+    pub(super) stale: Option<(Error, Instant)>,
+    pub(super) held: Option<usize>,
+    pub(super) skipped: Arc<[Skipped]>,
+    pub(super) listed: bool,
+}
+
+/// So many endpoints are named in a status; the view has all of them.
+const NAMED: usize = 3;
+
+impl View {
+    pub(super) fn empty(service: ServiceName) -> Self {
+        Self {
+            number: 0,
+            service,
+            known: Arc::new([]),
+            ready: Arc::new([]),
+            pick: None,
+            stale: None,
+            held: None,
+            skipped: Arc::new([]),
+            listed: false,
+        }
+    }
+
+    /// Which view this is; each new one has a greater number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// All endpoints, in the order of their ids.
+    pub fn known(&self) -> &[Endpoint] {
+        &self.known
+    }
+
+    /// Those that calls are shared among.
+    pub fn ready(&self) -> &[Endpoint] {
+        &self.ready
+    }
+
+    /// Whether the registry has ever said what there is.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Why the registry is out of reach, and for how long it has been at that time.
+    pub fn stale(&self, now: Instant) -> Option<(&Error, Duration)> {
+        let (error, since) = self.stale.as_ref()?;
+        Some((error, now.saturating_duration_since(*since)))
+    }
+
+    /// How many have vanished from the registry, if that is so many that the set is held.
+    pub fn held(&self) -> Option<usize> {
+        self.held
+    }
+
+    /// Records in the registry that were passed over, and why.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// Why a call finds nobody, in one line.
+    pub(super) fn outlook(&self, now: Instant) -> String {
+        let mut line = format!(
+            "{}: {} of {} endpoints ready",
+            self.service,
+            self.ready.len(),
+            self.known.len()
+        );
+        for endpoint in self
+            .known
+            .iter()
+            .filter(|e| e.state() != State::Ready)
+            .take(NAMED)
+        {
+            let why = endpoint.last_error().map(|error| error.chain());
+            let why = why.unwrap_or_else(|| endpoint.state().to_string());
+            line += &format!("; {}: {why}", endpoint.id());
+        }
+        if let Some((error, age)) = self.stale(now) {
+            line += &format!(
+                "; registry out of reach for {}: {}",
+                seconds(age),
+                error.chain()
+            );
+        } else if !self.listed {
+            line += "; the registry has not answered yet";
+        }
+        if let Some(skipped) = self.skipped.first() {
+            line += &format!(
+                "; {} records passed over, {}: {}",
+                self.skipped.len(),
+                skipped.key,
+                skipped.why.chain()
+            );
+        }
+        line
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let now = Instant::now();
+        write!(
+            f,
+            "{}: {} of {} ready",
+            self.service,
+            self.ready.len(),
+            self.known.len()
+        )?;
+        if let Some((error, age)) = self.stale(now) {
+            write!(f, ", stale for {}: {}", seconds(age), error.chain())?;
+        }
+        if let Some(held) = self.held {
+            write!(f, ", held: {held} vanished from the registry")?;
+        }
+        for endpoint in self.known.iter() {
+            let address = endpoint
+                .address()
+                .or_else(|| endpoint.instance().addresses.first().cloned());
+            let address = address
+                .map(|address| address.to_string())
+                .unwrap_or_default();
+            let doubt = if endpoint.is_suspect() {
+                "suspect "
+            } else {
+                ""
+            };
+            write!(
+                f,
+                "\n  {:<20} {:<22} {:<10} {doubt}for {:>6}  weight {}  in flight {}  calls {}  failures {}",
+                endpoint.id().as_str(),
+                address,
+                endpoint.state(),
+                seconds(endpoint.since(now)),
+                endpoint.instance().weight,
+                endpoint.in_flight(),
+                endpoint.calls(),
+                endpoint.failures(),
+            )?;
+            if let Some(error) = endpoint
+                .last_error()
+                .filter(|_| endpoint.state() != State::Ready)
+            {
+                write!(f, "  {}", error.chain())?;
+            }
+        }
+        for skipped in self.skipped.iter() {
+            write!(
+                f,
+                "\n  passed over {}: {}",
+                skipped.key,
+                skipped.why.chain()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("number", &self.number)
+            .field("service", &self.service)
+            .field("known", &self.known)
+            .field("ready", &self.ready.len())
+            .field("stale", &self.stale)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, balance::conform::endpoints};
+
+    #[test]
+    fn the_outlook_says_who_and_why_and_since_when() {
+        let known = endpoints(&[1; 5]);
+        known[1]
+            .vitals()
+            .failed(Error::new(ErrorKind::Unavailable, "connection refused"));
+        let error = Error::new(ErrorKind::Unavailable, "list /services/greeter/");
+        let now = Instant::now();
+        let view = View {
+            known: known.into(),
+            stale: Some((error, now)),
+            ..View::empty("greeter".parse().unwrap())
+        };
+
+        let outlook = view.outlook(now + Duration::from_secs(12));
+
+        assert_eq!(
+            outlook,
+            "greeter: 0 of 5 endpoints ready; i00000: idle; i00001: connection refused; i00002: idle; \
+             registry out of reach for 12.0 s: list /services/greeter/"
+        );
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each() {
+        let view = View {
+            known: endpoints(&[1, 7]).into(),
+            ..View::empty("greeter".parse().unwrap())
+        };
+
+        let table = view.to_string();
+
+        assert_eq!(table.lines().count(), 3);
+        assert!(
+            table.contains("0 of 2 ready") && table.contains("weight 7"),
+            "{table}"
+        );
+    }
+}

@@ -1,0 +1,60 @@
+//! What happens to a channel's endpoints, told to whoever listens.
+
+use std::fmt;
+
+use crate::{Address, Error, InstanceId};
+
+/// A change of state, as [`Channel::events`](crate::Channel::events) tells it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The registry has a new instance.
+    Added(InstanceId),
+    /// The registry says something new about an instance.
+    Updated(InstanceId),
+    /// An instance left the set; its calls in flight end in peace.
+    Removed(InstanceId),
+    /// An instance is no longer in the registry, and nobody said why. It serves while its connection does.
+    Suspected(InstanceId),
+    /// A suspected instance is in the registry again.
+    Cleared(InstanceId),
+    /// An endpoint is connected, and ready unless it drains.
+    Connected(InstanceId, Address),
+    /// An endpoint asked for no new calls.
+    Draining(InstanceId),
+    /// A connection failed or ended.
+    Lost(InstanceId, Error),
+    /// The registry is out of reach; the last set serves.
+    Stale(Error),
+    /// The registry is in reach again.
+    Fresh,
+    /// More than half of the set vanished, this many; all are kept until the registry is sure.
+    Held(usize),
+    /// What was held is in the registry again, or is known to be gone.
+    Released,
+    /// Records that cannot be used are passed over, this many.
+    Skipped(usize),
+    /// The listener was too slow for this many events.
+    Missed(u64),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added(id) => write!(f, "{id} added"),
+            Self::Updated(id) => write!(f, "{id} updated"),
+            Self::Removed(id) => write!(f, "{id} removed"),
+            Self::Suspected(id) => write!(f, "{id} vanished from the registry"),
+            Self::Cleared(id) => write!(f, "{id} is in the registry again"),
+            Self::Connected(id, address) => write!(f, "{id} connected at {address}"),
+            Self::Draining(id) => write!(f, "{id} drains"),
+            Self::Lost(id, error) => write!(f, "{id} lost: {}", error.chain()),
+            Self::Stale(error) => write!(f, "registry out of reach: {}", error.chain()),
+            Self::Fresh => write!(f, "registry in reach again"),
+            Self::Held(n) => write!(f, "{n} vanished at once; the set is held"),
+            Self::Released => write!(f, "the set is no longer held"),
+            Self::Skipped(n) => write!(f, "{n} records passed over"),
+            Self::Missed(n) => write!(f, "{n} events missed"),
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The endpoints of one service: what the registry says, what connections show, and what follows from both.
+//!
+//! A plain state machine: fed with updates, with what became of connections, and with the time; it answers
+//! with [`Step`]s. It never waits and never looks at a clock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Endpoint, Event, State, Vitals};
+use crate::{
+    Backoff, Error, Instance, InstanceId,
+    resolve::{Change, Skipped, Update},
+};
+
+/// How the set behaves; every default is stated at the channel's builder.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// How long a vanished instance may serve on while its connection is healthy.
+    pub(crate) grace: Duration,
+    /// How long a collapsed set is kept at most.
+    pub(crate) hold: Duration,
+    /// Between attempts to connect.
+    pub(crate) redial: Backoff,
+    /// Attempts to connect at a time.
+    pub(crate) dials: usize,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Connect; tell [`Set::up`] or [`Set::down`] what came of it.
+    Dial(Dial),
+    /// Let go of the endpoint's connection: no new calls, those in flight end in peace.
+    Drain(Arc<Vitals>),
+    /// Give up the attempt to connect of this number.
+    Abandon(u64),
+    /// Tell whoever listens.
+    Tell(Event),
+}
+
+/// An attempt to connect. `attempt` tells it from those before and after it.
+#[derive(Clone, Debug)]
+pub(crate) struct Dial {
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) attempt: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Set {
+    limits: Limits,
+    entries: BTreeMap<InstanceId, Entry>,
+    /// When something is due for an endpoint: a redial, or the end of a suspicion.
+    due: BTreeSet<(Instant, InstanceId)>,
+    /// Endpoints that wait for one of the places in which to connect.
+    queue: VecDeque<InstanceId>,
+    dialling: usize,
+    suspects: BTreeSet<InstanceId>,
+    held_until: Option<Instant>,
+    attempts: u64,
+    stale: Option<(Error, Instant)>,
+    skipped: Vec<Skipped>,
+    listed: bool,
+    steps: Vec<Step>,
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    instance: Arc<Instance>,
+    vitals: Arc<Vitals>,
+    link: Link,
+    redial: Backoff,
+    /// Since when the registry does not have it any more.
+    suspect: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Link {
+    Queued,
+    Dialling(u64),
+    Up(u64),
+    Waiting(Instant),
+}
+
+impl Set {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            due: BTreeSet::new(),
+            queue: VecDeque::new(),
+            dialling: 0,
+            suspects: BTreeSet::new(),
+            held_until: None,
+            attempts: 0,
+            stale: None,
+            skipped: Vec::new(),
+            listed: false,
+            steps: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// What the registry says.
+    pub(crate) fn apply(&mut self, update: Update, now: Instant) -> Vec<Step> {
+        match update {
+            Update::Reset(instances) => self.reset(instances, now),
+            Update::Delta(changes) => self.delta(changes, now),
+            Update::Stale(error) => self.went_stale(error, now),
+            Update::Skipped(skipped) => {
+                self.tell(Event::Skipped(skipped.len()));
+                self.skipped = skipped;
+                self.changed = true;
+            }
+        }
+        self.settle(now)
+    }
+
+    /// An attempt succeeded. `false` means that its endpoint moved or left: the connection is of no use.
+    pub(crate) fn up(&mut self, id: &InstanceId, attempt: u64, now: Instant) -> (bool, Vec<Step>) {
+        let Some(entry) = self
+            .entries
+            .get_mut(id)
+            .filter(|entry| entry.link == Link::Dialling(attempt))
+        else {
+            return (false, self.settle(now));
+        };
+        self.dialling -= 1;
+        entry.link = Link::Up(attempt);
+        entry.redial.reset();
+        entry.show(now);
+        self.changed = true;
+        (true, self.settle(now))
+    }
+
+    /// The connection takes no new calls; those in flight go on. Another is made at once.
+    pub(crate) fn going_away(
+        &mut self,
+        id: &InstanceId,
+        attempt: u64,
+        why: Error,
+        now: Instant,
+    ) -> Vec<Step> {
+        if let Some(entry) = self
+            .entries
+            .get_mut(id)
+            .filter(|entry| entry.link == Link::Up(attempt))
+        {
+            entry.link = Link::Queued;
+            entry.vitals.failed(why);
+            entry.show(now);
+            self.queue.push_back(id.clone());
+            self.steps.push(Step::Drain(Arc::clone(&entry.vitals)));
+            self.changed = true;
+        }
+        self.settle(now)
+    }
+
+    /// An attempt failed, or a connection ended.
+    pub(crate) fn down(
+        &mut self,
+        id: &InstanceId,
+        attempt: u64,
+        error: Error,
+        now: Instant,
+    ) -> Vec<Step> {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return self.settle(now);
+        };
+        match entry.link {
+            Link::Dialling(this) if this == attempt => self.dialling -= 1,
+            Link::Up(this) if this == attempt => {}
+            _ => return self.settle(now),
+        }
+        let until = now + entry.redial.next();
+        entry.link = Link::Waiting(until);
+        entry.vitals.failed(error.clone());
+        entry.show(now);
+        self.due.insert((until, id.clone()));
+        self.tell(Event::Lost(id.clone(), error));
+        self.changed = true;
+        self.settle(now)
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant) -> Vec<Step> {
+        while let Some((at, _)) = self.due.first() {
+            if *at > now {
+                break;
+            }
+            if let Some((_, id)) = self.due.pop_first() {
+                self.is_due(&id, now);
+            }
+        }
+        if self.held_until.is_some_and(|until| until <= now) {
+            self.release(now);
+        }
+        self.settle(now)
+    }
+
+    /// When [`Set::tick`] is next worth calling.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let first = self.due.first().map(|(at, _)| *at);
+        first.into_iter().chain(self.held_until).min()
+    }
+
+    /// Whether something that a view shows has changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// All that are known, in the order of their ids.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let endpoint =
+            |entry: &Entry| Endpoint::new(Arc::clone(&entry.instance), Arc::clone(&entry.vitals));
+        self.entries.values().map(endpoint)
+    }
+
+    /// The endpoint of this id.
+    pub(crate) fn vitals(&self, id: &InstanceId) -> Option<&Arc<Vitals>> {
+        Some(&self.entries.get(id)?.vitals)
+    }
+
+    /// Those that can take calls, the best there are: serving ones; else suspects; else draining ones.
+    pub(crate) fn ready(&self) -> Vec<Endpoint> {
+        let mut tiers = [Vec::new(), Vec::new(), Vec::new()];
+        for entry in self
+            .entries
+            .values()
+            .filter(|entry| matches!(entry.link, Link::Up(_)))
+        {
+            let tier = match (entry.instance.is_draining(), entry.suspect) {
+                (true, _) => 2,
+                (false, Some(_)) if self.held_until.is_none() => 1,
+                (false, _) => 0,
+            };
+            let endpoint = Endpoint::new(Arc::clone(&entry.instance), Arc::clone(&entry.vitals));
+            tiers[tier].push(endpoint);
+        }
+        tiers
+            .into_iter()
+            .find(|tier| !tier.is_empty())
+            .unwrap_or_default()
+    }
+
+    /// Since when and why the registry is out of reach.
+    pub(crate) fn stale(&self) -> Option<&(Error, Instant)> {
+        self.stale.as_ref()
+    }
+
+    /// How many have vanished, if the set is held because of it.
+    pub(crate) fn held(&self) -> Option<usize> {
+        self.held_until.map(|_| self.suspects.len())
+    }
+
+    /// The records that are passed over.
+    pub(crate) fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// Whether the registry has ever said what there is.
+    pub(crate) fn listed(&self) -> bool {
+        self.listed
+    }
+
+    fn reset(&mut self, instances: Vec<Arc<Instance>>, now: Instant) {
+        let keep: BTreeSet<&InstanceId> = instances.iter().map(|instance| &instance.id).collect();
+        let gone: Vec<InstanceId> = self
+            .entries
+            .keys()
+            .filter(|id| !keep.contains(id))
+            .cloned()
+            .collect();
+        for id in gone {
+            self.remove(&id, now);
+        }
+        for instance in instances {
+            self.put(instance, now);
+        }
+        self.listed = true;
+        self.went_fresh();
+    }
+
+    fn delta(&mut self, changes: Vec<Change>, now: Instant) {
+        for change in changes {
+            match change {
+                Change::Put(instance) => self.put(instance, now),
+                Change::Remove(id) => self.remove(&id, now),
+                Change::Vanish(id) => self.vanish(&id, now),
+            }
+        }
+        self.went_fresh();
+    }
+
+    fn went_stale(&mut self, error: Error, now: Instant) {
+        if self.stale.is_none() {
+            tracing::warn!(
+                error = error.chain(),
+                kept = self.entries.len(),
+                "registry out of reach"
+            );
+            self.tell(Event::Stale(error.clone()));
+        }
+        let since = self.stale.as_ref().map_or(now, |(_, since)| *since);
+        self.stale = Some((error, since));
+        self.changed = true;
+    }
+
+    fn went_fresh(&mut self) {
+        if self.stale.take().is_some() {
+            tracing::info!(known = self.entries.len(), "registry in reach again");
+            self.tell(Event::Fresh);
+            self.changed = true;
+        }
+    }
+
+    fn put(&mut self, instance: Arc<Instance>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&instance.id) else {
+            return self.add(instance, now);
+        };
+        let was_suspect = entry.suspect.take();
+        let told = if entry.instance == instance {
+            None
+        } else if instance.is_draining() && !entry.instance.is_draining() {
+            Some(Event::Draining(instance.id.clone()))
+        } else {
+            Some(Event::Updated(instance.id.clone()))
+        };
+        if was_suspect.is_none() && told.is_none() {
+            return;
+        }
+        // A new weight must not cost a connection; a new address must.
+        let moved = entry.instance.addresses != instance.addresses
+            || entry.instance.server_name != instance.server_name;
+        let id = instance.id.clone();
+        entry.instance = instance;
+        entry.vitals.suspect(false);
+        entry.show(now);
+        self.changed = true;
+        if let Some(since) = was_suspect {
+            self.suspects.remove(&id);
+            self.due.remove(&(since + self.limits.grace, id.clone()));
+            self.tell(Event::Cleared(id.clone()));
+        }
+        if let Some(event) = told {
+            self.tell(event);
+        }
+        if moved {
+            self.disconnect(&id);
+            self.connect_anew(&id, now);
+        }
+    }
+
+    fn add(&mut self, instance: Arc<Instance>, now: Instant) {
+        let id = instance.id.clone();
+        let entry = Entry {
+            instance,
+            vitals: Arc::new(Vitals::new(now)),
+            link: Link::Queued,
+            redial: self.limits.redial.clone(),
+            suspect: None,
+        };
+        self.entries.insert(id.clone(), entry);
+        self.queue.push_back(id.clone());
+        self.tell(Event::Added(id));
+        self.changed = true;
+    }
+
+    fn remove(&mut self, id: &InstanceId, now: Instant) {
+        if !self.entries.contains_key(id) {
+            return;
+        }
+        self.disconnect(id);
+        let Some(entry) = self.entries.remove(id) else {
+            return;
+        };
+        if let Some(since) = entry.suspect {
+            self.suspects.remove(id);
+            self.due.remove(&(since + self.limits.grace, id.clone()));
+        }
+        entry.vitals.enter(State::Gone, now);
+        self.tell(Event::Removed(id.clone()));
+        self.changed = true;
+    }
+
+    fn vanish(&mut self, id: &InstanceId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        if entry.instance.is_draining() {
+            return self.remove(id, now);
+        }
+        if entry.suspect.is_some() {
+            return;
+        }
+        entry.suspect = Some(now);
+        entry.vitals.suspect(true);
+        self.suspects.insert(id.clone());
+        self.due.insert((now + self.limits.grace, id.clone()));
+        self.tell(Event::Suspected(id.clone()));
+        self.changed = true;
+    }
+
+    /// Lets go of the connection, or of the attempt to make one, whichever there is.
+    fn disconnect(&mut self, id: &InstanceId) {
+        let Some(entry) = self.entries.get(id) else {
+            return;
+        };
+        match entry.link {
+            Link::Up(_) => self.steps.push(Step::Drain(Arc::clone(&entry.vitals))),
+            Link::Dialling(attempt) => {
+                self.dialling -= 1;
+                self.steps.push(Step::Abandon(attempt));
+            }
+            Link::Waiting(until) => drop(self.due.remove(&(until, id.clone()))),
+            // The queue is looked through when it is served: who is not queued any more is passed over.
+            Link::Queued => {}
+        }
+    }
+
+    fn connect_anew(&mut self, id: &InstanceId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        if entry.link != Link::Queued {
+            entry.link = Link::Queued;
+            self.queue.push_back(id.clone());
+        }
+        entry.redial.reset();
+        entry.show(now);
+    }
+
+    fn is_due(&mut self, id: &InstanceId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        if matches!(entry.link, Link::Waiting(until) if until <= now) {
+            entry.link = Link::Queued;
+            self.queue.push_back(id.clone());
+        }
+        let doubted = entry
+            .suspect
+            .is_some_and(|since| since + self.limits.grace <= now);
+        if doubted && self.held_until.is_none() {
+            self.remove(id, now);
+        }
+    }
+
+    /// After all that was said: is the set held, and who may connect now?
+    fn settle(&mut self, now: Instant) -> Vec<Step> {
+        let collapsed = self.suspects.len() * 2 > self.entries.len();
+        match self.held_until {
+            None if collapsed => self.hold(now),
+            Some(_) if !collapsed => self.release(now),
+            _ => {}
+        }
+        if self.held_until.is_none() {
+            // A suspect without a connection is gone; one that is about to connect is given the time to.
+            self.remove_suspects(now, |entry| matches!(entry.link, Link::Waiting(_)));
+        }
+        self.dial(now);
+        std::mem::take(&mut self.steps)
+    }
+
+    fn hold(&mut self, now: Instant) {
+        self.held_until = Some(now + self.limits.hold);
+        tracing::warn!(
+            vanished = self.suspects.len(),
+            known = self.entries.len(),
+            "most of the set vanished; holding it"
+        );
+        self.tell(Event::Held(self.suspects.len()));
+        self.changed = true;
+    }
+
+    /// The set is held no longer: whoever is still doubted is judged alone.
+    fn release(&mut self, now: Instant) {
+        self.held_until = None;
+        tracing::info!(
+            vanished = self.suspects.len(),
+            known = self.entries.len(),
+            "set no longer held"
+        );
+        self.tell(Event::Released);
+        self.changed = true;
+        let grace = self.limits.grace;
+        self.remove_suspects(now, |entry| {
+            entry.suspect.is_some_and(|since| since + grace <= now)
+        });
+    }
+
+    /// Removes those suspects of whom this is true.
+    fn remove_suspects(&mut self, now: Instant, which: impl Fn(&Entry) -> bool) {
+        let gone = self
+            .suspects
+            .iter()
+            .filter(|&id| self.entries.get(id).is_some_and(&which));
+        for id in gone.cloned().collect::<Vec<_>>() {
+            self.remove(&id, now);
+        }
+    }
+
+    fn dial(&mut self, now: Instant) {
+        while self.dialling < self.limits.dials {
+            let Some(id) = self.queue.pop_front() else {
+                return;
+            };
+            let Some(entry) = self
+                .entries
+                .get_mut(&id)
+                .filter(|entry| entry.link == Link::Queued)
+            else {
+                continue;
+            };
+            self.attempts += 1;
+            self.dialling += 1;
+            entry.link = Link::Dialling(self.attempts);
+            entry.show(now);
+            self.steps.push(Step::Dial(Dial {
+                instance: Arc::clone(&entry.instance),
+                attempt: self.attempts,
+            }));
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.steps.push(Step::Tell(event));
+    }
+}
+
+impl Entry {
+    /// Makes the state visible.
+    fn show(&self, now: Instant) {
+        let state = match self.link {
+            Link::Queued if self.redial.failures() > 0 => State::Broken,
+            Link::Queued => State::Idle,
+            Link::Dialling(_) => State::Connecting,
+            Link::Up(_) if self.instance.is_draining() => State::Draining,
+            Link::Up(_) => State::Ready,
+            Link::Waiting(_) => State::Broken,
+        };
+        self.vitals.enter(state, now);
+    }
+}
+
+#[cfg(test)]
+#[path = "set_tests.rs"]
+mod tests;

@@ -1,0 +1,422 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::ErrorKind;
+
+const GRACE: Duration = Duration::from_secs(10);
+const HOLD: Duration = Duration::from_secs(60);
+
+/// A set, the time, and what happened, in short words.
+struct Scene {
+    set: Set,
+    now: Instant,
+    dials: BTreeMap<String, Dial>,
+    seen: Vec<String>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with_dials(100)
+    }
+
+    fn with_dials(dials: usize) -> Self {
+        let redial =
+            Backoff::between(Duration::from_millis(100), Duration::from_secs(30)).jitter(0.0);
+        let limits = Limits {
+            grace: GRACE,
+            hold: HOLD,
+            redial,
+            dials,
+        };
+        Self {
+            set: Set::new(limits),
+            now: Instant::now(),
+            dials: BTreeMap::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// A set in which all of these are connected.
+    fn connected(ids: &str) -> Self {
+        let mut scene = Self::new();
+        scene.apply(Update::Reset(ids.chars().map(instance).collect()));
+        ids.chars().for_each(|id| scene.up(id));
+        scene.seen.clear();
+        scene
+    }
+
+    fn apply(&mut self, update: Update) {
+        let steps = self.set.apply(update, self.now);
+        self.note(steps);
+    }
+
+    fn delta(&mut self, changes: impl IntoIterator<Item = Change>) {
+        self.apply(Update::Delta(changes.into_iter().collect()));
+    }
+
+    fn up(&mut self, id: char) {
+        let attempt = self.dials[&id.to_string()].attempt;
+        let (_, steps) = self.set.up(&name(id), attempt, self.now);
+        self.note(steps);
+    }
+
+    fn down(&mut self, id: char) {
+        let attempt = self.dials[&id.to_string()].attempt;
+        let steps = self.set.down(&name(id), attempt, refused(), self.now);
+        self.note(steps);
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(due) = self.set.next_due().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            let steps = self.set.tick(self.now);
+            self.note(steps);
+        }
+        self.now = until;
+    }
+
+    fn note(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            self.seen.push(match step {
+                Step::Dial(dial) => {
+                    let id = dial.instance.id.to_string();
+                    self.dials.insert(id.clone(), dial);
+                    format!("dial {id}")
+                }
+                Step::Drain(_) => "drain".into(),
+                Step::Abandon(_) => "abandon".into(),
+                Step::Tell(event) => event.to_string(),
+            });
+        }
+    }
+
+    fn seen(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.seen)
+    }
+
+    fn ready(&self) -> String {
+        self.set
+            .ready()
+            .iter()
+            .map(|endpoint| endpoint.id().as_str())
+            .collect()
+    }
+
+    fn known(&self) -> String {
+        self.set
+            .endpoints()
+            .map(|endpoint| endpoint.id().to_string())
+            .collect()
+    }
+}
+
+fn name(id: char) -> InstanceId {
+    id.to_string().parse().unwrap()
+}
+
+fn instance(id: char) -> Arc<Instance> {
+    Arc::new(
+        Instance::at("10.0.0.1:1")
+            .and_then(|i| i.id(id.to_string()))
+            .unwrap(),
+    )
+}
+
+fn changed(id: char, change: impl FnOnce(Instance) -> Instance) -> Change {
+    Change::Put(Arc::new(change((*instance(id)).clone())))
+}
+
+fn refused() -> Error {
+    Error::new(ErrorKind::Unavailable, "connection refused")
+}
+
+#[test]
+fn ready_means_connected() {
+    let mut scene = Scene::new();
+    scene.apply(Update::Reset(vec![instance('a'), instance('b')]));
+    assert_eq!(scene.seen(), ["a added", "b added", "dial a", "dial b"]);
+    assert_eq!(scene.ready(), "");
+
+    scene.up('b');
+
+    assert_eq!(scene.ready(), "b");
+    assert_eq!(scene.known(), "ab");
+}
+
+#[test]
+fn a_new_weight_keeps_the_connection() {
+    let mut scene = Scene::connected("ab");
+
+    scene.delta([changed('a', |a| a.weight(7))]);
+
+    assert_eq!(scene.seen(), ["a updated"]);
+    assert_eq!(scene.set.ready()[0].instance().weight, 7);
+}
+
+#[test]
+fn a_new_address_costs_the_connection() {
+    let mut scene = Scene::connected("ab");
+
+    let moved = Instance::at("10.0.0.9:1").and_then(|a| a.id("a")).unwrap();
+    scene.delta([Change::Put(Arc::new(moved))]);
+
+    assert_eq!(scene.seen(), ["a updated", "drain", "dial a"]);
+    assert_eq!(scene.ready(), "b");
+}
+
+#[test]
+fn an_attempt_that_ends_after_its_endpoint_moved_or_left_is_of_no_use() {
+    let mut scene = Scene::new();
+    scene.apply(Update::Reset(vec![instance('a'), instance('b')]));
+    let (a, b) = (scene.dials["a"].attempt, scene.dials["b"].attempt);
+    let moved = Instance::at("10.0.0.9:1").and_then(|a| a.id("a")).unwrap();
+    scene.delta([Change::Put(Arc::new(moved)), Change::Remove(name('b'))]);
+
+    assert!(!scene.set.up(&name('a'), a, scene.now).0);
+    assert!(!scene.set.up(&name('b'), b, scene.now).0);
+
+    assert_eq!(scene.ready(), "");
+    scene.up('a');
+    assert_eq!(scene.ready(), "a");
+}
+
+#[test]
+fn a_lost_connection_is_made_again_after_growing_waits() {
+    let mut scene = Scene::connected("ab");
+    scene.down('a');
+    assert_eq!(scene.ready(), "b");
+    assert_eq!(scene.seen(), ["a lost: connection refused"]);
+
+    scene.wait(Duration::from_millis(99));
+    assert!(scene.seen().is_empty());
+    scene.wait(Duration::from_millis(1));
+    assert_eq!(scene.seen(), ["dial a"]);
+    scene.down('a');
+    scene.wait(Duration::from_millis(159));
+    assert_eq!(scene.seen(), ["a lost: connection refused"]);
+    scene.wait(Duration::from_millis(1));
+
+    assert_eq!(scene.seen(), ["dial a"]);
+}
+
+#[test]
+fn a_marked_one_takes_no_calls_while_others_do_and_leaves_at_once() {
+    let mut scene = Scene::connected("ab");
+
+    scene.delta([changed('a', |a| a.serving(false))]);
+    assert_eq!(scene.ready(), "b");
+    assert_eq!(scene.seen(), ["a drains"]);
+    scene.delta([Change::Vanish(name('a'))]);
+
+    assert_eq!(scene.known(), "b");
+    assert_eq!(scene.seen(), ["drain", "a removed"]);
+}
+
+#[test]
+fn the_last_ones_serve_even_while_they_drain() {
+    let mut scene = Scene::connected("a");
+
+    scene.delta([changed('a', |a| a.weight(0))]);
+
+    assert_eq!(scene.ready(), "a");
+}
+
+#[test]
+fn a_vanished_one_serves_on_until_the_grace_is_over_but_others_are_preferred() {
+    let mut scene = Scene::connected("abc");
+
+    scene.delta([Change::Vanish(name('a'))]);
+    assert_eq!(scene.ready(), "bc");
+    scene.down('b');
+    scene.down('c');
+    assert_eq!(scene.ready(), "a");
+    scene.wait(GRACE);
+
+    assert_eq!(scene.known(), "bc");
+}
+
+#[test]
+fn a_vanished_one_leaves_at_once_when_its_connection_fails() {
+    let mut scene = Scene::connected("abc");
+    scene.delta([Change::Vanish(name('a'))]);
+
+    scene.down('a');
+    assert_eq!(scene.known(), "bc");
+
+    scene.down('b');
+    scene.delta([Change::Vanish(name('b'))]);
+    assert_eq!(scene.known(), "c", "one of two is not most of the set");
+}
+
+#[test]
+fn a_vanished_one_that_comes_back_was_never_away() {
+    let mut scene = Scene::connected("abc");
+    scene.delta([Change::Vanish(name('a'))]);
+    scene.seen();
+
+    scene.delta([Change::Put(instance('a'))]);
+    scene.wait(HOLD);
+
+    assert_eq!(scene.ready(), "abc");
+    assert_eq!(scene.seen(), ["a is in the registry again"]);
+}
+
+#[test]
+fn a_collapsed_set_is_held_and_everybody_serves() {
+    let mut scene = Scene::connected("abcd");
+
+    scene.delta("abc".chars().map(|id| Change::Vanish(name(id))));
+    assert_eq!(scene.ready(), "abcd");
+    scene.down('a');
+    scene.wait(GRACE);
+    assert_eq!(scene.known(), "abcd");
+    scene.wait(HOLD);
+
+    assert_eq!(scene.known(), "d");
+}
+
+#[test]
+fn a_held_set_is_released_when_most_are_back() {
+    let mut scene = Scene::connected("abcd");
+    scene.delta("abcd".chars().map(|id| Change::Vanish(name(id))));
+    assert_eq!(scene.set.held(), Some(4));
+    scene.seen();
+
+    scene.delta("abc".chars().map(|id| Change::Put(instance(id))));
+
+    assert_eq!(scene.set.held(), None);
+    assert_eq!(scene.ready(), "abc");
+    scene.wait(GRACE);
+    assert_eq!(scene.known(), "abc");
+}
+
+#[test]
+fn a_held_one_that_the_registry_knows_to_be_gone_leaves() {
+    let mut scene = Scene::connected("ab");
+    scene.delta("ab".chars().map(|id| Change::Vanish(name(id))));
+
+    scene.delta([Change::Remove(name('a'))]);
+
+    assert_eq!(scene.known(), "b");
+}
+
+#[test]
+fn an_outage_changes_nothing_but_the_age() {
+    let mut scene = Scene::connected("ab");
+
+    scene.apply(Update::Stale(refused()));
+    let since = scene.set.stale().unwrap().1;
+    scene.wait(Duration::from_secs(5));
+    scene.apply(Update::Stale(refused()));
+    assert_eq!(scene.set.stale().unwrap().1, since);
+    scene.delta([]);
+
+    assert_eq!(scene.ready(), "ab");
+    assert!(scene.set.stale().is_none());
+    assert_eq!(
+        scene.seen(),
+        [
+            "registry out of reach: connection refused",
+            "registry in reach again"
+        ]
+    );
+}
+
+#[test]
+fn a_goodbye_drains_the_connection_and_makes_another_at_once() {
+    let mut scene = Scene::connected("ab");
+    let attempt = scene.dials["a"].attempt;
+
+    let steps = scene
+        .set
+        .going_away(&name('a'), attempt, refused(), scene.now);
+    scene.note(steps);
+
+    assert_eq!(scene.seen(), ["drain", "dial a"]);
+    assert_eq!(scene.ready(), "b");
+    let steps = scene.set.down(&name('a'), attempt, refused(), scene.now);
+    scene.note(steps);
+    assert!(
+        scene.seen().is_empty(),
+        "the end of the old connection says nothing about the new one"
+    );
+}
+
+#[test]
+fn only_so_many_connect_at_a_time() {
+    let mut scene = Scene::with_dials(2);
+    scene.apply(Update::Reset("abcd".chars().map(instance).collect()));
+    assert_eq!(scene.dials.len(), 2);
+
+    scene.up('a');
+    assert_eq!(scene.dials.len(), 3);
+    scene.delta([Change::Remove(name('b'))]);
+
+    assert_eq!(scene.dials.len(), 4);
+}
+
+fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {
+    let id = || (0_u8..6).prop_map(|n| char::from(b'a' + n));
+    let put = (id(), 0_u32..3, any::<bool>())
+        .prop_map(|(id, weight, serving)| changed(id, |i| i.weight(weight).serving(serving)));
+    let change = prop_oneof![
+        put,
+        id().prop_map(|id| Change::Remove(name(id))),
+        id().prop_map(|id| Change::Vanish(name(id)))
+    ];
+    let update = prop_oneof![
+        4 => proptest::collection::vec(change, 0..4).prop_map(Update::Delta),
+        1 => proptest::collection::vec(id(), 0..6).prop_map(|ids| {
+            let ids: BTreeSet<char> = ids.into_iter().collect();
+            Update::Reset(ids.into_iter().map(instance).collect())
+        }),
+        1 => Just(Update::Stale(refused())),
+    ];
+    proptest::collection::vec((0_u8..8, update), 0..40)
+}
+
+proptest! {
+    /// Whatever happens, the books agree with each other; and once the registry has said its last word and
+    /// all time has passed, what is known is what a fresh listing would give.
+    #[test]
+    fn any_history_ends_where_a_fresh_listing_would(history in updates()) {
+        let mut scene = Scene::with_dials(3);
+        let mut registry = BTreeSet::new();
+        for (what, update) in history {
+            match &update {
+                Update::Reset(all) => registry = all.iter().map(|i| i.id.clone()).collect(),
+                Update::Delta(changes) => for change in changes {
+                    match change {
+                        Change::Put(i) => drop(registry.insert(i.id.clone())),
+                        Change::Remove(id) | Change::Vanish(id) => drop(registry.remove(id)),
+                    }
+                },
+                _ => {}
+            }
+            scene.apply(update);
+            for (id, dial) in scene.dials.clone() {
+                let (id, now) = (id.parse().unwrap(), scene.now);
+                let steps = match what {
+                    0 | 1 => scene.set.up(&id, dial.attempt, now).1,
+                    2 => scene.set.down(&id, dial.attempt, refused(), now),
+                    3 => scene.set.going_away(&id, dial.attempt, refused(), now),
+                    _ => scene.set.tick(now),
+                };
+                scene.note(steps);
+            }
+            scene.wait(Duration::from_secs(u64::from(what)));
+            let books = &scene.set;
+            let dialling = books.entries.values().filter(|e| matches!(e.link, Link::Dialling(_))).count();
+            let suspects = books.entries.values().filter(|e| e.suspect.is_some()).count();
+            prop_assert_eq!(dialling, books.dialling);
+            prop_assert_eq!(suspects, books.suspects.len());
+            prop_assert!(dialling <= 3);
+        }
+        scene.wait(HOLD * 3);
+
+        let known: BTreeSet<InstanceId> = scene.set.endpoints().map(|e| e.id().clone()).collect();
+
+        prop_assert_eq!(known, registry);
+    }
+}

@@ -1,0 +1,229 @@
+//! What calls and connections show about an endpoint.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::{Error, transport::Connection};
+
+/// Shared by everybody who looks at one endpoint; survives what the registry says.
+#[derive(Debug)]
+pub(crate) struct Vitals {
+    in_flight: AtomicUsize,
+    calls: AtomicU64,
+    failures: AtomicU64,
+    connection: ArcSwapOption<Connection>,
+    condition: Mutex<Condition>,
+}
+
+/// Written by the channel's one task only, read by whoever looks.
+#[derive(Clone, Debug)]
+pub(crate) struct Condition {
+    pub(crate) state: State,
+    pub(crate) since: Instant,
+    pub(crate) suspect: bool,
+    pub(crate) last_error: Option<Error>,
+}
+
+/// Whether calls can go to an endpoint.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum State {
+    /// Known, and not yet tried.
+    Idle,
+    /// Being connected.
+    Connecting,
+    /// Connected, and taking calls.
+    Ready,
+    /// Connected, but it asked for no new calls.
+    Draining,
+    /// Not connected; the next attempt waits its turn.
+    Broken,
+    /// No longer in the set.
+    Gone,
+}
+
+/// A call in flight; it is no more when this is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Vitals>);
+
+/// What a call showed about its server: the one judgement that every count uses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// It answered as it should, were it with an error of the caller's making.
+    Success,
+    /// It failed.
+    Failure,
+    /// It says that it has too much to do.
+    Overload,
+    /// Nothing: the call was given up by the caller.
+    Ignore,
+}
+
+impl Vitals {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            connection: ArcSwapOption::empty(),
+            condition: Mutex::new(Condition {
+                state: State::Idle,
+                since: now,
+                suspect: false,
+                last_error: None,
+            }),
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
+        self.connection.load_full()
+    }
+
+    pub(crate) fn connect(&self, connection: Option<Arc<Connection>>) {
+        self.connection.store(connection);
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        self.with_condition(|condition| condition.clone())
+    }
+
+    pub(crate) fn enter(&self, state: State, now: Instant) {
+        self.with_condition(|condition| {
+            if condition.state != state {
+                condition.state = state;
+                condition.since = now;
+            }
+        });
+    }
+
+    pub(crate) fn suspect(&self, suspect: bool) {
+        self.with_condition(|condition| condition.suspect = suspect);
+    }
+
+    pub(crate) fn failed(&self, error: Error) {
+        self.with_condition(|condition| condition.last_error = Some(error));
+    }
+
+    fn with_condition<T>(&self, with: impl FnOnce(&mut Condition) -> T) -> T {
+        // Each write is whole, so a panic elsewhere leaves nothing half done.
+        with(
+            &mut self
+                .condition
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+}
+
+impl InFlight {
+    /// What the call showed.
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        if outcome == Outcome::Failure {
+            self.0.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Outcome {
+    /// Mistakes of the caller are not the server's failures.
+    pub(crate) fn of(code: Code) -> Self {
+        match code {
+            Code::Unavailable
+            | Code::Internal
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::DataLoss => Self::Failure,
+            Code::ResourceExhausted => Self::Overload,
+            Code::Cancelled => Self::Ignore,
+            _ => Self::Success,
+        }
+    }
+}
+
+impl State {
+    /// A stable, lower-case word for logs and metrics.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Broken => "broken",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_in_flight_until_its_guard_is_dropped() {
+        let vitals = Arc::new(Vitals::new(Instant::now()));
+
+        let call = vitals.begin();
+        call.ended(Outcome::Failure);
+
+        assert_eq!(
+            (vitals.in_flight(), vitals.calls(), vitals.failures()),
+            (1, 1, 1)
+        );
+        drop(call);
+        assert_eq!((vitals.in_flight(), vitals.calls()), (0, 1));
+    }
+
+    #[test]
+    fn a_mistake_of_the_caller_is_no_failure_of_the_server() {
+        for code in [
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::PermissionDenied,
+            Code::Ok,
+        ] {
+            assert_eq!(Outcome::of(code), Outcome::Success, "{code:?}");
+        }
+        assert_eq!(Outcome::of(Code::Unavailable), Outcome::Failure);
+        assert_eq!(Outcome::of(Code::ResourceExhausted), Outcome::Overload);
+        assert_eq!(Outcome::of(Code::Cancelled), Outcome::Ignore);
+    }
+}

@@ -1,0 +1,343 @@
+//! How a span of keys is followed, for as long as anybody wants to know, through everything.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use etcd_client::{EventType, WatchResponse};
+use rand::RngExt;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    client::{Etcd, PROBE_LIMIT},
+    cursor::Ask,
+    failure::{Failure, Remedy},
+    known::{Event, KeyChange, Known},
+    kv::{Kv, Listing, Span},
+    mailbox::Mailbox,
+};
+use crate::{Backoff, Error, ErrorKind, Result};
+
+/// What a watch tells.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    /// All there is; the first word, and never again.
+    Listed { all: Vec<Kv>, revision: i64 },
+    /// What changed; with nothing in it, that the cluster is in reach again.
+    Changed(Vec<KeyChange>),
+    /// The cluster is out of reach; what was told stays. Once an outage.
+    Stale(Error),
+}
+
+/// A span of keys, followed by a task that ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    verify: Verify,
+    _task: DropGuard,
+}
+
+/// Asks a [`Watch`] to list anew; does not keep it alive.
+#[derive(Clone, Debug)]
+pub(crate) struct Verify {
+    asks: mpsc::Sender<oneshot::Sender<Result<i64>>>,
+    doing: String,
+}
+
+/// A [`Watch`] whose words are read, each when there is time; what waits is one change a key.
+#[derive(Debug)]
+pub(crate) struct Following {
+    watch: Watch,
+    mailbox: Mailbox,
+}
+
+struct Task<T> {
+    etcd: Etcd,
+    span: Span,
+    known: Known,
+    tell: T,
+    backoff: Backoff,
+    /// For what only a person can put right.
+    slow: Backoff,
+    stale: bool,
+    asks: mpsc::Receiver<oneshot::Sender<Result<i64>>>,
+    /// Those who wait for a list that was not asked for when they came.
+    waiting: Vec<oneshot::Sender<Result<i64>>>,
+    relist_at: Instant,
+}
+
+type Listed = Pin<Box<dyn Future<Output = Result<Listing, Failure>> + Send>>;
+
+impl Watch {
+    /// Tells each word at once, from the task that reads the stream: `tell` must not wait.
+    pub(crate) fn telling(etcd: Etcd, span: Span, tell: impl FnMut(Seen) + Send + 'static) -> Self {
+        let (asks, asked) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let doing = format!("list {span}");
+        let task = Task {
+            etcd,
+            span,
+            known: Known::default(),
+            tell,
+            backoff: Backoff::between(Duration::from_millis(20), Duration::from_secs(5))
+                .factor(2.0)
+                .jitter(1.0),
+            slow: Backoff::between(Duration::from_secs(1), Duration::from_secs(30)).factor(2.0),
+            stale: false,
+            asks: asked,
+            waiting: Vec::new(),
+            relist_at: Instant::now(),
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
+        Self {
+            verify: Verify { asks, doing },
+            _task: stop.drop_guard(),
+        }
+    }
+
+    /// Follows a span; its words are read with [`Following::next`].
+    pub(crate) fn over(etcd: Etcd, span: Span) -> Following {
+        let mailbox = Mailbox::default();
+        let slot = mailbox.clone();
+        Following {
+            watch: Self::telling(etcd, span, move |seen| slot.put(seen)),
+            mailbox,
+        }
+    }
+
+    /// Asks for a list without keeping the watch alive.
+    pub(crate) fn verify(&self) -> Verify {
+        self.verify.clone()
+    }
+}
+
+impl Verify {
+    /// Lists anew; returns, with the list's revision, when all that it changes was told.
+    ///
+    /// Fails when the list fails, and is not tried again.
+    pub(crate) async fn now(&self) -> Result<i64> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Error::new(ErrorKind::Unavailable, self.doing.clone()).because("it ended");
+        self.asks.send(reply).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Following {
+    /// The next word.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Seen {
+        self.mailbox.take().await
+    }
+
+    /// See [`Watch::verify`].
+    pub(crate) fn verify(&self) -> Verify {
+        self.watch.verify()
+    }
+}
+
+impl<T: FnMut(Seen) + Send + 'static> Task<T> {
+    async fn run(mut self) {
+        loop {
+            match self.known.next() {
+                Ask::List => {
+                    let listing = self.ask();
+                    match listing.await {
+                        Ok(listing) => self.listed(Ok(listing)),
+                        Err(failure) => {
+                            self.listed(Err(failure.clone()));
+                            self.failed(failure, true).await;
+                        }
+                    }
+                }
+                Ask::Watch(from) => {
+                    let began = Instant::now();
+                    let mut opened = false;
+                    let failure = self.follow(from, &mut opened).await;
+                    self.known.not_asking();
+                    if opened && Instant::now() - began > STEADY {
+                        self.backoff.reset();
+                        self.slow.reset();
+                    }
+                    self.failed(failure, !opened).await;
+                }
+            }
+        }
+    }
+
+    /// Asks for a list, for all who wait for one.
+    fn ask(&mut self) -> Listed {
+        while let Ok(reply) = self.asks.try_recv() {
+            self.waiting.push(reply);
+        }
+        self.known.asking();
+        let (etcd, span) = (self.etcd.clone(), self.span.clone());
+        Box::pin(async move { etcd.list(&span).await })
+    }
+
+    /// Takes in a list, or the lack of one.
+    fn listed(&mut self, answer: Result<Listing, Failure>) {
+        let answer = match answer {
+            Ok(listing) if self.known.is_listed() => {
+                let revision = listing.revision;
+                let changes = self.known.listed(listing);
+                if !changes.is_empty() {
+                    (self.tell)(Seen::Changed(changes));
+                }
+                Ok(revision)
+            }
+            Ok(listing) => {
+                let revision = listing.revision;
+                let changes = self.known.listed(listing);
+                let kv = |change| match change {
+                    KeyChange::Put(kv) => Some(kv),
+                    KeyChange::Delete { .. } => None,
+                };
+                let all = changes.into_iter().filter_map(kv).collect();
+                self.stale = false;
+                (self.tell)(Seen::Listed { all, revision });
+                Ok(revision)
+            }
+            Err(failure) => {
+                self.known.not_asking();
+                Err(failure.error(format_args!("list {}", self.span)))
+            }
+        };
+        for reply in self.waiting.drain(..) {
+            // Who no longer waits needs no answer.
+            let _ = reply.send(answer.clone());
+        }
+        let again = if answer.is_ok() {
+            RELIST_EVERY
+        } else {
+            RELIST_AGAIN
+        };
+        let spread = rand::rng().random_range(0.75..1.25);
+        self.relist_at = Instant::now() + again.mul_f64(spread);
+    }
+
+    /// Watches until it fails.
+    async fn follow(&mut self, from: i64, opened: &mut bool) -> Failure {
+        let mut link = match self.etcd.watch(&self.span, from).await {
+            Ok(link) => link,
+            Err(failure) => return failure,
+        };
+        let epoch = self.known.epoch();
+        let mut listing: Option<Listed> = None;
+        let mut probing = false;
+        let mut quiet_until = Instant::now() + PROBE_LIMIT;
+        loop {
+            tokio::select! {
+                message = link.message() => match message {
+                    Ok(message) => {
+                        (probing, quiet_until) = (false, Instant::now() + PROBE_EVERY);
+                        if message.created() && !self.opened(&message, opened) {
+                            return link.behind();
+                        }
+                        self.heard(&message);
+                    }
+                    Err(failure) => return failure,
+                },
+                answer = async { listing.as_mut()?.await.into() }, if listing.is_some() => {
+                    listing = None;
+                    if let Some(answer) = answer {
+                        self.listed(answer);
+                    }
+                    if self.known.epoch() != epoch {
+                        return link.behind();
+                    }
+                }
+                Some(reply) = self.asks.recv(), if listing.is_none() => {
+                    self.waiting.push(reply);
+                    listing = Some(self.ask());
+                }
+                () = sleep_until(self.relist_at), if listing.is_none() => {
+                    listing = Some(self.ask());
+                }
+                () = sleep_until(quiet_until) => {
+                    if probing || !*opened {
+                        return link.silent(PROBE_LIMIT);
+                    }
+                    if let Err(failure) = link.probe().await {
+                        return failure;
+                    }
+                    (probing, quiet_until) = (true, Instant::now() + PROBE_LIMIT);
+                }
+            }
+        }
+    }
+
+    /// The stream is open; says whether it goes on from what we know.
+    fn opened(&mut self, message: &WatchResponse, opened: &mut bool) -> bool {
+        let revision = message.header().map_or(0, |header| header.revision());
+        if !self.known.opened(revision) {
+            return false;
+        }
+        *opened = true;
+        if std::mem::take(&mut self.stale) {
+            (self.tell)(Seen::Changed(Vec::new()));
+        }
+        true
+    }
+
+    fn heard(&mut self, message: &WatchResponse) {
+        let events = message.events().iter().filter_map(event);
+        let changes: Vec<_> = events.filter_map(|event| self.known.heard(event)).collect();
+        if !changes.is_empty() {
+            (self.tell)(Seen::Changed(changes));
+        }
+    }
+
+    /// Says so, once an outage, and waits.
+    async fn failed(&mut self, failure: Failure, in_vain: bool) {
+        tracing::debug!(span = %self.span, why = failure.words(), "watch failed");
+        // Events may have been lost, and a list is the only proof that they were not. Not all
+        // clients should ask for it at the same moment.
+        let spread = RELIST_SPREAD.mul_f64((self.known.len() as f64 / 1_000.0).clamp(1.0, 25.0));
+        let relist = Instant::now() + spread.mul_f64(rand::rng().random());
+        self.relist_at = self.relist_at.min(relist);
+
+        let patient = matches!(failure.kind, ErrorKind::Denied | ErrorKind::Config);
+        // A token that ran out is a formality, once.
+        let formality = failure.remedy == Remedy::Renew && self.backoff.failures() == 0;
+        let in_vain = (in_vain && !formality) || failure.kind == ErrorKind::Timeout;
+        if failure.remedy == Remedy::Relist {
+            self.known.compacted();
+        } else if (in_vain || patient) && !self.stale {
+            self.stale = true;
+            let error = failure.error(format_args!("watch {}", self.span));
+            (self.tell)(Seen::Stale(error));
+        }
+        let wait = if patient {
+            self.slow.next()
+        } else {
+            self.backoff.next()
+        };
+        sleep(wait).await;
+    }
+}
+
+fn event(event: &etcd_client::Event) -> Option<Event> {
+    let kv = event.kv()?;
+    Some(match event.event_type() {
+        EventType::Put => Event::Put(Kv::from(kv.clone())),
+        EventType::Delete => Event::Delete {
+            key: bytes::Bytes::copy_from_slice(kv.key()),
+            mod_revision: kv.mod_revision(),
+        },
+    })
+}
+
+/// How long a stream may say nothing before it is asked for a sign of life.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// How long a stream must have lived for the next failure to count as the first.
+const STEADY: Duration = Duration::from_secs(5);
+/// How often everything is compared, whatever was told: servers before 3.4.36 and 3.5.18 lose deletions.
+const RELIST_EVERY: Duration = Duration::from_secs(120);
+/// How soon a list that failed is asked for again, while the watch goes on.
+const RELIST_AGAIN: Duration = Duration::from_secs(5);
+/// Over how long the lists of many clients are spread after a failure, for each thousand keys.
+const RELIST_SPREAD: Duration = Duration::from_millis(200);
