@@ -145,12 +145,7 @@ impl Driver {
         drop(parting);
         self.going_away = true;
         self.shared.quota.close();
-        let complaint = error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
-            && error.to_string().contains("too_many_pings");
-        if complaint && self.pulse.is_some() {
-            self.pace.slower();
-            tracing::info!(address = %self.shared.address, "the server wants fewer pings");
-        }
+        self.heed(&error);
         let what = format!(
             "{} wants no more calls on this connection",
             self.shared.address
@@ -158,6 +153,16 @@ impl Driver {
         told(Told::GoingAway(
             Error::new(ErrorKind::Unavailable, what).because(error),
         ));
+    }
+
+    /// Pings the next connection less often if that was the complaint about this one.
+    fn heed(&self, error: &h2::Error) {
+        let complaint = error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
+            && error.to_string().contains("too_many_pings");
+        if complaint && self.pulse.is_some() {
+            self.pace.slower();
+            tracing::info!(address = %self.shared.address, "the server wants fewer pings");
+        }
     }
 
     /// Sees to a drain; the answer is whether h2 has to be polled again for it.
@@ -206,7 +211,12 @@ impl Driver {
     fn ended(&self, result: Result<(), h2::Error>) -> Error {
         let address = &self.shared.address;
         let what = match result {
-            Err(error) => return self.shared.broke(error),
+            Err(error) => {
+                if !self.going_away {
+                    self.heed(&error);
+                }
+                return self.shared.broke(error);
+            }
             Ok(()) if self.shared.parting().leaving => {
                 format!("the connection to {address} was drained")
             }

@@ -21,6 +21,7 @@ use crate::{Address, Error, ErrorKind, Instance};
 mod calls;
 mod dialing;
 mod ends;
+mod hostile;
 #[cfg(feature = "tls-ring")]
 mod tls;
 
