@@ -38,6 +38,28 @@ pub enum Event {
     Missed(u64),
 }
 
+impl Event {
+    /// A stable, lower-case word for logs and metrics.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Added(_) => "added",
+            Self::Updated(_) => "updated",
+            Self::Removed(_) => "removed",
+            Self::Suspected(_) => "suspected",
+            Self::Cleared(_) => "cleared",
+            Self::Connected(..) => "connected",
+            Self::Draining(_) => "draining",
+            Self::Lost(..) => "lost",
+            Self::Stale(_) => "stale",
+            Self::Fresh => "fresh",
+            Self::Held(_) => "held",
+            Self::Released => "released",
+            Self::Skipped(_) => "skipped",
+            Self::Missed(_) => "missed",
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
