@@ -17,7 +17,7 @@ use crate::{
     balance::{LeastLoaded, Policy},
     endpoint::Limits,
     resolve::{self, Resolve},
-    transport::{Connect, Dialer, KeepAlive, Settings, Tcp},
+    transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls},
 };
 
 /// Makes a [`Channel`]. Every setting has a default that suits a fleet in one data centre.
@@ -32,6 +32,7 @@ pub struct Builder {
     patience: Duration,
     timeout: Option<Duration>,
     drain: Option<Duration>,
+    tls: Option<Tls>,
 }
 
 /// Where the instances come from.
@@ -68,6 +69,7 @@ impl Builder {
             patience: Duration::from_secs(5),
             timeout: None,
             drain: None,
+            tls: None,
         }
     }
 
@@ -80,6 +82,13 @@ impl Builder {
     /// What carries the bytes instead of TCP and Unix sockets: a proxy, or memory in tests.
     pub fn connect_with(mut self, connect: impl Connect) -> Self {
         self.connect = Arc::new(connect);
+        self
+    }
+
+    /// Calls go over TLS, to servers that prove who they are. Plain text, unless set.
+    #[cfg(feature = "_tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -194,7 +203,7 @@ impl Builder {
         let driver = Driver {
             shared: Arc::clone(&shared),
             policy: self.policy,
-            dialer: Arc::new(Dialer::new(self.connect, None, self.settings)),
+            dialer: Arc::new(Dialer::new(self.connect, self.tls, self.settings)),
             limits: self.limits,
             drain: self.drain,
             stop: stop.clone(),
@@ -208,6 +217,10 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), Error> {
+        #[cfg(feature = "_tls")]
+        if let Some(tls) = &self.tls {
+            tls.check()?;
+        }
         let refuse = |what: &str| Err(Error::config(what));
         if self.limits.dials == 0 {
             return refuse("dials is 0: at least one connection must be made at a time");
