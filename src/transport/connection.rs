@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, OnceLock},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -174,19 +174,25 @@ impl Shared {
         let sender = self.parting().sender.clone();
         let mut sender = sender.ok_or_else(|| Failure::NotSent(self.closed()))?;
         let (head, empty) = call.head(&self.origin);
-        match sender.send_request(head, empty) {
-            Ok((response, stream)) => Ok((response, (!empty).then(|| Sending::over(stream)))),
-            Err(error) if error.is_io() || error.reason().is_some() => {
+        let error = match sender.send_request(head, empty) {
+            Ok((response, stream)) => {
+                return Ok((response, (!empty).then(|| Sending::over(stream))));
+            }
+            Err(error) => error,
+        };
+        // It is either the connection, which takes no more streams or has no more ids for them, or
+        // a request that cannot be one of HTTP/2, which would fail everywhere.
+        let mut idle = Context::from_waker(Waker::noop());
+        match sender.poll_ready(&mut idle) {
+            Poll::Ready(Err(error)) => {
+                // Nothing of the body has been read, so that the head is all there is to restore.
+                call.rewind();
                 Err(Failure::NotSent(self.broke(error)))
             }
-            // What is left are requests that h2 does not accept, and stream ids used up.
-            Err(error) => match sender.poll_ready(&mut noop()) {
-                Poll::Ready(Err(error)) => Err(Failure::NotSent(self.broke(error))),
-                _ => {
-                    let why = format!("the request cannot be sent over HTTP/2: {error}");
-                    Err(Failure::Body(Status::internal(why)))
-                }
-            },
+            _ => {
+                let why = format!("the request cannot be sent over HTTP/2: {error}");
+                Err(Failure::Body(Status::internal(why)))
+            }
         }
     }
 
@@ -310,6 +316,26 @@ impl fmt::Debug for Slot {
     }
 }
 
-fn noop() -> std::task::Context<'static> {
-    std::task::Context::from_waker(std::task::Waker::noop())
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::{super::tests, *};
+
+    #[tokio::test]
+    async fn a_call_that_a_dying_connection_did_not_take_is_whole_for_the_next() {
+        let (dialed, mut server) = tests::served().await;
+        let mut call = tests::unary("hello");
+        call.headers_mut()
+            .insert("x-key", HeaderValue::from_static("v"));
+        server.graceful_shutdown();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        dialed.driver.await.unwrap();
+
+        // As if it had found room just before the news came.
+        let opened = dialed.connection.0.shared.open(&mut call);
+
+        assert!(matches!(opened, Err(Failure::NotSent(_))));
+        assert_eq!(call.headers()["x-key"], "v");
+    }
 }
