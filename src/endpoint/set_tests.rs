@@ -376,47 +376,78 @@ fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {
     proptest::collection::vec((0_u8..8, update), 0..40)
 }
 
+/// Whatever happens, the books agree with each other; and once the registry has said its last word and all
+/// time has passed, what is known is what a fresh listing would give.
+fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
+    let mut scene = Scene::with_dials(3);
+    let mut registry = BTreeSet::new();
+    for (what, update) in history {
+        record(&mut registry, &update);
+        scene.apply(update);
+        for (id, dial) in scene.dials.clone() {
+            let (id, now) = (id.parse().unwrap(), scene.now);
+            let steps = match what {
+                0 | 1 => scene.set.up(&id, dial.attempt, now).1,
+                2 => scene.set.down(&id, dial.attempt, refused(), now),
+                3 => scene.set.going_away(&id, dial.attempt, refused(), now),
+                _ => scene.set.tick(now),
+            };
+            scene.note(steps);
+        }
+        scene.wait(Duration::from_secs(u64::from(what)));
+        let books = &scene.set;
+        let count =
+            |which: fn(&Entry) -> bool| books.entries.values().filter(|&e| which(e)).count();
+        prop_assert_eq!(
+            count(|e| matches!(e.link, Link::Dialling(_))),
+            books.dialling
+        );
+        prop_assert_eq!(count(|e| e.suspect.is_some()), books.suspects.len());
+        prop_assert!(books.dialling <= 3);
+    }
+    scene.wait(HOLD * 3);
+
+    let known: BTreeSet<InstanceId> = scene.set.endpoints().map(|e| e.id().clone()).collect();
+
+    prop_assert_eq!(known, registry);
+    Ok(())
+}
+
+/// What the registry has after this.
+fn record(registry: &mut BTreeSet<InstanceId>, update: &Update) {
+    match update {
+        Update::Reset(all) => *registry = all.iter().map(|i| i.id.clone()).collect(),
+        Update::Delta(changes) => {
+            for change in changes {
+                match change {
+                    Change::Put(i) => drop(registry.insert(i.id.clone())),
+                    Change::Remove(id) | Change::Vanish(id) => drop(registry.remove(id)),
+                }
+            }
+        }
+        Update::Stale(_) | Update::Skipped(_) => {}
+    }
+}
+
 proptest! {
-    /// Whatever happens, the books agree with each other; and once the registry has said its last word and
-    /// all time has passed, what is known is what a fresh listing would give.
     #[test]
     fn any_history_ends_where_a_fresh_listing_would(history in updates()) {
-        let mut scene = Scene::with_dials(3);
-        let mut registry = BTreeSet::new();
-        for (what, update) in history {
-            match &update {
-                Update::Reset(all) => registry = all.iter().map(|i| i.id.clone()).collect(),
-                Update::Delta(changes) => for change in changes {
-                    match change {
-                        Change::Put(i) => drop(registry.insert(i.id.clone())),
-                        Change::Remove(id) | Change::Vanish(id) => drop(registry.remove(id)),
-                    }
-                },
-                _ => {}
-            }
-            scene.apply(update);
-            for (id, dial) in scene.dials.clone() {
-                let (id, now) = (id.parse().unwrap(), scene.now);
-                let steps = match what {
-                    0 | 1 => scene.set.up(&id, dial.attempt, now).1,
-                    2 => scene.set.down(&id, dial.attempt, refused(), now),
-                    3 => scene.set.going_away(&id, dial.attempt, refused(), now),
-                    _ => scene.set.tick(now),
-                };
-                scene.note(steps);
-            }
-            scene.wait(Duration::from_secs(u64::from(what)));
-            let books = &scene.set;
-            let dialling = books.entries.values().filter(|e| matches!(e.link, Link::Dialling(_))).count();
-            let suspects = books.entries.values().filter(|e| e.suspect.is_some()).count();
-            prop_assert_eq!(dialling, books.dialling);
-            prop_assert_eq!(suspects, books.suspects.len());
-            prop_assert!(dialling <= 3);
-        }
-        scene.wait(HOLD * 3);
+        check(history)?;
+    }
+}
 
-        let known: BTreeSet<InstanceId> = scene.set.endpoints().map(|e| e.id().clone()).collect();
+/// The same for as long as `FLEET_FUZZ_SECONDS` says; two seconds, unless it does.
+#[test]
+fn fuzz_histories() {
+    use proptest::test_runner::{Config, TestRunner};
+    let seconds = std::env::var("FLEET_FUZZ_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let until = std::time::SystemTime::now() + Duration::from_secs(seconds.unwrap_or(2));
 
-        prop_assert_eq!(known, registry);
+    while std::time::SystemTime::now() < until {
+        TestRunner::new(Config::with_cases(256))
+            .run(&updates(), check)
+            .unwrap();
     }
 }
