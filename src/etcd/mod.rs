@@ -1,19 +1,38 @@
-//! What we ask of etcd, and how, so that nothing that happens to it ends what we do.
+//! Services in etcd: found, and kept through everything that happens to it.
+//!
+//! ```no_run
+//! use futures_util::StreamExt;
+//! use tonic_fleet::{etcd, resolve::Resolve};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> tonic_fleet::Result<()> {
+//! let registry = etcd::Registry::open(&"etcd://127.0.0.1:2379".parse()?)?;
+//! let mut updates = registry.resolve(&"greeter".parse()?);
+//! while let Some(update) = updates.next().await {
+//!     println!("{update:?}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 #[allow(dead_code, reason = "sessions, locks and registrations ask the rest")]
 mod client;
-#[allow(dead_code, reason = "as above")]
 mod cursor;
 mod failure;
-#[allow(dead_code, reason = "as above")]
 mod known;
 #[allow(dead_code, reason = "as above")]
 mod kv;
+pub mod layout;
 #[allow(dead_code, reason = "as above")]
 mod mailbox;
 mod options;
+mod registry;
+mod resolve;
+mod roster;
 #[allow(dead_code, reason = "as above")]
 mod watch;
 
 pub use client::Etcd;
+pub use layout::Layout;
 pub use options::{Options, Tls};
+pub use registry::Registry;

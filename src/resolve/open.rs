@@ -22,6 +22,8 @@ pub fn open(target: &Target) -> Result<Arc<dyn Resolve>, Error> {
             None => Err(Error::config(format!("open {target}: it names no file"))),
         },
         Scheme::Memory => Ok(Arc::new(Memory::named(""))),
+        #[cfg(feature = "etcd")]
+        Scheme::Etcd => Ok(Arc::new(crate::etcd::Registry::open(target.registry())?)),
         scheme => Err(Error::config(format!(
             "open {target}: {scheme}:// needs the feature `{scheme}`; add it in Cargo.toml"
         ))),

@@ -1,0 +1,198 @@
+//! A registry of services in an etcd cluster.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, Weak},
+    time::Duration,
+};
+
+use super::{
+    client::{Etcd, locked},
+    layout::{self, Layout},
+    options::{Options, Tls},
+    resolve::Service,
+};
+use crate::{Error, RegistryUrl, Result, Scheme, ServiceName};
+
+/// The services in an etcd cluster; clones are the same registry.
+///
+/// Finds instances as a [`Resolve`](crate::resolve::Resolve). However many read about one service, it
+/// is watched once, for as long as anybody reads.
+#[derive(Clone)]
+pub struct Registry(Arc<Inner>);
+
+struct Inner {
+    etcd: Etcd,
+    layout: Arc<dyn Layout>,
+    grace: Duration,
+    services: Mutex<HashMap<ServiceName, Weak<Service>>>,
+    url: Option<RegistryUrl>,
+}
+
+/// The registries that were opened by a URL and are in use.
+static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+
+impl Registry {
+    /// The services in this cluster, as JSON under `/services/`.
+    pub fn over(etcd: Etcd) -> Self {
+        Self::new(etcd, Arc::new(layout::Json::default()), GRACE, None)
+    }
+
+    /// The registry that a URL names; the same one for the same URL, while it is in use.
+    ///
+    /// Touches no network, but reads the certificates that the URL names. Fails outside of a Tokio
+    /// runtime.
+    pub fn open(url: &RegistryUrl) -> Result<Self> {
+        if url.scheme() != Scheme::Etcd {
+            return Err(Error::config(format!("open {url}: it is not etcd://")));
+        }
+        let layout = layout::named(url.layout(), url.prefix());
+        let layout = layout.map_err(|why| Error::config(format!("open {url}")).because(why))?;
+        let members: Vec<_> = url.members().iter().map(ToString::to_string).collect();
+        let etcd = Etcd::shared(&members, options(url)?)?;
+
+        let mut open = locked(&OPEN);
+        open.retain(|one| one.strong_count() > 0);
+        let found = open.iter().filter_map(Weak::upgrade);
+        let same = |one: &Arc<Inner>| one.url.as_ref() == Some(url) && one.etcd.is(&etcd);
+        if let Some(inner) = found.into_iter().find(same) {
+            return Ok(Self(inner));
+        }
+        let grace = url.ttl().unwrap_or(GRACE);
+        let registry = Self::new(etcd, layout, grace, Some(url.clone()));
+        open.push(Arc::downgrade(&registry.0));
+        Ok(registry)
+    }
+
+    fn new(etcd: Etcd, layout: Arc<dyn Layout>, grace: Duration, url: Option<RegistryUrl>) -> Self {
+        Self(Arc::new(Inner {
+            etcd,
+            layout,
+            grace,
+            services: Mutex::default(),
+            url,
+        }))
+    }
+
+    /// The same cluster, where instances stand otherwise.
+    #[must_use]
+    pub fn layout(self, layout: impl Layout) -> Self {
+        Self::new(self.0.etcd.clone(), Arc::new(layout), self.0.grace, None)
+    }
+
+    /// Sets how long an instance that vanished unannounced is kept as a suspect before two lists may
+    /// remove it. Ten seconds, or the time to live in the URL, unless set: an etcd that stood still
+    /// deletes the keys of living servers, and they need a moment to put them back.
+    #[must_use]
+    pub fn grace(self, grace: Duration) -> Self {
+        Self::new(self.0.etcd.clone(), Arc::clone(&self.0.layout), grace, None)
+    }
+
+    /// The cluster.
+    pub fn etcd(&self) -> &Etcd {
+        &self.0.etcd
+    }
+
+    /// How instances stand in it.
+    #[allow(dead_code, reason = "registrations write by it")]
+    pub(crate) fn way(&self) -> &Arc<dyn Layout> {
+        &self.0.layout
+    }
+
+    /// The one watch on a service.
+    pub(super) fn service(&self, name: &ServiceName) -> Arc<Service> {
+        let mut services = locked(&self.0.services);
+        if let Some(service) = services.get(name).and_then(Weak::upgrade) {
+            return service;
+        }
+        services.retain(|_, service| service.strong_count() > 0);
+        let layout = Arc::clone(&self.0.layout);
+        let service = Arc::new(Service::follow(
+            self.0.etcd.clone(),
+            name.clone(),
+            layout,
+            self.0.grace,
+        ));
+        services.insert(name.clone(), Arc::downgrade(&service));
+        service
+    }
+}
+
+/// How a URL wants the cluster to be asked.
+fn options(url: &RegistryUrl) -> Result<Options> {
+    let mut options = Options::default();
+    if let Some(user) = url.user() {
+        options = options.user(user, url.password().unwrap_or_default());
+    }
+    if !url.tls() {
+        return Ok(options);
+    }
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| {
+            Error::config(format!("open {url}: read {}", path.display())).because(error)
+        })
+    };
+    let mut tls = Tls::default();
+    if let Some(ca) = url.ca() {
+        tls = tls.ca(read(ca)?);
+    }
+    if let Some((certificate, key)) = url.identity() {
+        tls = tls.identity(read(certificate)?, read(key)?);
+    }
+    Ok(options.tls(tls))
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("etcd", &self.0.etcd)
+            .field("layout", &self.0.layout)
+            .field("grace", &self.0.grace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One lease.
+const GRACE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(url: &str) -> RegistryUrl {
+        url.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_url_is_opened_once() {
+        let first = Registry::open(&url("etcd://h1,h2?ttl=5s")).unwrap();
+
+        let same = Registry::open(&url("etcd://h1,h2?ttl=5s")).unwrap();
+        let elsewhere = Registry::open(&url("etcd://h1,h2?prefix=/prod/")).unwrap();
+
+        assert!(Arc::ptr_eq(&first.0, &same.0));
+        assert!(!Arc::ptr_eq(&first.0, &elsewhere.0));
+        assert!(first.etcd().is(elsewhere.etcd()), "one cluster, one client");
+        assert_eq!(first.0.grace, Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("memory://", "not etcd://"),
+            ("etcd://h1?layout=yaml", "`json` or `plain`"),
+            ("etcd://h1?ca=/nowhere/ca.pem", "/nowhere/ca.pem"),
+        ] {
+            let error = Registry::open(&url(text)).unwrap_err().chain();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn outside_of_a_runtime_it_says_so() {
+        let error = Registry::open(&url("etcd://h1")).unwrap_err();
+
+        assert!(error.to_string().contains("Tokio runtime"), "{error}");
+    }
+}
