@@ -1,0 +1,332 @@
+//! Real etcd servers, to be killed, frozen, wiped and started again.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test takes what it needs"
+)]
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use etcd_client::{Client, ConnectOptions, LeaseGrantOptions, PutOptions};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+/// One etcd process, on ports of its own; killed when dropped. Its data is in memory where there is
+/// such a place.
+#[derive(Debug)]
+pub struct Etcd {
+    name: String,
+    port: u16,
+    peer_port: u16,
+    peers: String,
+    flags: Vec<String>,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+/// Three members of one cluster.
+#[derive(Debug)]
+pub struct Cluster(pub Vec<Etcd>);
+
+/// How long a server may take to be ready, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Etcd {
+    /// A server alone, ready.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A server alone, ready, with more flags.
+    pub async fn with(flags: &[&str]) -> Self {
+        let mut etcd = Self::prepared(flags);
+        etcd.restart().await;
+        etcd
+    }
+
+    /// A server that does not run yet, but has its address.
+    pub fn prepared(flags: &[&str]) -> Self {
+        let mut etcd = Self::named(
+            "alone",
+            &["--heartbeat-interval=10", "--election-timeout=50"],
+        );
+        etcd.flags.extend(flags.iter().map(ToString::to_string));
+        etcd.peers = etcd.peer();
+        etcd
+    }
+
+    fn named(name: &str, flags: &[&str]) -> Self {
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() {
+            memory.into()
+        } else {
+            env::temp_dir()
+        };
+        Self {
+            name: name.into(),
+            port: free_port(),
+            peer_port: free_port(),
+            peers: String::new(),
+            flags: flags.iter().map(ToString::to_string).collect(),
+            dir: tempfile::Builder::new()
+                .prefix("fleet-etcd-")
+                .tempdir_in(place)
+                .unwrap(),
+            child: None,
+        }
+    }
+
+    fn peer(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name, self.peer_port)
+    }
+
+    /// Where clients reach it, as `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The same as a registry URL.
+    pub fn url(&self) -> String {
+        format!("etcd://{}", self.address())
+    }
+
+    /// Starts the process, and does not wait for it.
+    pub fn spawn(&mut self) {
+        let client = format!("http://127.0.0.1:{}", self.port);
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        // Dies with the thread that starts it, even when that is killed, where there is a way.
+        let mut command = match find("setpriv") {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
+        let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        command
+            .args([
+                format!("--name={}", self.name),
+                format!("--data-dir={}", self.data().display()),
+                format!("--listen-client-urls={client}"),
+                format!("--advertise-client-urls={client}"),
+                format!("--listen-peer-urls={peer}"),
+                format!("--initial-advertise-peer-urls={peer}"),
+                format!("--initial-cluster={}", self.peers),
+                "--unsafe-no-fsync".into(),
+                "--log-level=warn".into(),
+            ])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.child = Some(command.spawn().expect("etcd can be run"));
+    }
+
+    /// Starts the process on the same ports and data, and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.kill();
+        self.spawn();
+        self.ready().await;
+    }
+
+    /// Returns when it answers a question that needs a leader.
+    pub async fn ready(&mut self) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut client = self.client().await;
+            let asked = timeout(Duration::from_millis(500), client.get("ready", None)).await;
+            if let Ok(Ok(_)) = asked {
+                return;
+            }
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < until,
+                "etcd is not ready: {ended:?} {}",
+                fs::read_to_string(self.dir.path().join("log")).unwrap()
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// A client of its own, which asks nobody else.
+    pub async fn client(&self) -> Client {
+        let options = ConnectOptions::default().with_connect_timeout(Duration::from_secs(1));
+        Client::connect([self.address()], Some(options))
+            .await
+            .unwrap()
+    }
+
+    /// Kills it at once (SIGKILL).
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Asks it to end (SIGTERM), and does not wait.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Freezes it: connections stay, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Kills it and throws its data away.
+    pub fn wipe(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.data()).unwrap();
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Puts a key, without a lease.
+    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
+        self.client().await.put(key, value, None).await.unwrap();
+    }
+
+    /// Puts a key under a new lease, and answers with the lease.
+    pub async fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, ttl: i64) -> i64 {
+        let mut client = self.client().await;
+        let lease = client
+            .lease_grant(ttl, None::<LeaseGrantOptions>)
+            .await
+            .unwrap()
+            .id();
+        let options = PutOptions::new().with_lease(lease);
+        client.put(key, value, Some(options)).await.unwrap();
+        lease
+    }
+
+    /// Deletes a key.
+    pub async fn delete(&self, key: &str) {
+        self.client().await.delete(key, None).await.unwrap();
+    }
+
+    /// A number that the server counts, as `/metrics` names it; 0 when it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = tokio::net::TcpStream::connect(self.address())
+            .await
+            .unwrap();
+        let ask = "GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n";
+        socket.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let line = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+impl Cluster {
+    /// Three members, ready.
+    pub async fn start() -> Self {
+        // Not the fastest: under load, that would elect leaders all the time.
+        let flags = ["--heartbeat-interval=20", "--election-timeout=200"];
+        let mut members: Vec<_> = ["a", "b", "c"].map(|name| Etcd::named(name, &flags)).into();
+        let peers: Vec<_> = members.iter().map(Etcd::peer).collect();
+        for member in &mut members {
+            member.peers = peers.join(",");
+            member.spawn();
+        }
+        let mut cluster = Self(members);
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Returns when every member answers.
+    pub async fn ready(&mut self) {
+        for member in &mut self.0 {
+            member.ready().await;
+        }
+    }
+
+    /// Where clients reach the members.
+    pub fn addresses(&self) -> Vec<String> {
+        self.0.iter().map(Etcd::address).collect()
+    }
+
+    /// The same as a registry URL.
+    pub fn url(&self) -> String {
+        format!("etcd://{}", self.addresses().join(","))
+    }
+
+    /// Which member leads.
+    pub async fn leader(&self) -> usize {
+        for (at, member) in self.0.iter().enumerate() {
+            let status = member.client().await.status().await;
+            if let Ok(status) = status
+                && status
+                    .header()
+                    .is_some_and(|header| header.member_id() == status.leader())
+            {
+                return at;
+            }
+        }
+        panic!("the cluster has no leader");
+    }
+
+    /// The member at this address.
+    pub fn at(&mut self, address: &str) -> &mut Etcd {
+        let found = self.0.iter_mut().find(|member| member.address() == address);
+        found.expect("a member of this cluster")
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn binary() -> PathBuf {
+    let named = env::var_os("ETCD_BIN").map(PathBuf::from);
+    let found = named.or_else(|| find("etcd"));
+    found.expect("these tests need etcd: set ETCD_BIN, or put etcd on the PATH; scripts/test does")
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let paths = env::var_os("PATH")?;
+    env::split_paths(&paths)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file())
+}
+
+/// A port that nobody has, below those that the system gives to connections: nobody will have
+/// taken it when a server is started again.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
