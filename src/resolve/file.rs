@@ -202,30 +202,10 @@ fn instance(entry: serde_json::Value) -> Result<Instance, Error> {
 mod tests {
     use std::fs;
 
-    use futures_util::StreamExt;
-
-    use super::{super::Update, *};
+    use super::{super::testing::words, *};
 
     fn watch(path: &Path) -> Updates {
         File::new(path).resolve(&"greeter".parse().unwrap())
-    }
-
-    /// The ids of the next whole set.
-    async fn set(updates: &mut Updates) -> String {
-        match updates.next().await {
-            Some(Update::Reset(set)) => {
-                let ids: Vec<_> = set.iter().map(|i| i.id.as_str()).collect();
-                ids.join(" ")
-            }
-            other => format!("{other:?}"),
-        }
-    }
-
-    async fn stale(updates: &mut Updates) -> String {
-        match updates.next().await {
-            Some(Update::Stale(why)) => why.chain(),
-            other => format!("{other:?}"),
-        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -238,7 +218,7 @@ mod tests {
         )
         .unwrap();
         let mut updates = watch(&path);
-        assert_eq!(set(&mut updates).await, "a:1 b");
+        assert_eq!(words(&mut updates).await, "reset a:1 b");
 
         // As long as before, and within one tick of the clock.
         fs::write(
@@ -247,7 +227,7 @@ mod tests {
         )
         .unwrap();
 
-        assert_eq!(set(&mut updates).await, "b c:1");
+        assert_eq!(words(&mut updates).await, "reset b c:1");
     }
 
     #[tokio::test(start_paused = true)]
@@ -256,13 +236,13 @@ mod tests {
         let path = home.path().join("greeter.json");
         let mut updates = watch(&path);
         assert!(
-            stale(&mut updates)
+            words(&mut updates)
                 .await
                 .contains("greeter.json: cannot read it: No such file")
         );
 
         fs::write(&path, r#"["a:1"]"#).unwrap();
-        assert_eq!(set(&mut updates).await, "a:1");
+        assert_eq!(words(&mut updates).await, "reset a:1");
         for (text, why) in [
             (
                 r#"["a:1""#,
@@ -274,18 +254,18 @@ mod tests {
             ),
         ] {
             fs::write(&path, text).unwrap();
-            let said = stale(&mut updates).await;
+            let said = words(&mut updates).await;
             assert!(said.contains(why), "{said}");
         }
         fs::remove_file(&path).unwrap();
-        assert!(stale(&mut updates).await.contains("No such file"));
+        assert!(words(&mut updates).await.contains("No such file"));
         fs::create_dir(&path).unwrap();
-        assert!(stale(&mut updates).await.contains("not a regular file"));
+        assert!(words(&mut updates).await.contains("not a regular file"));
         fs::remove_dir(&path).unwrap();
-        assert!(stale(&mut updates).await.contains("No such file"));
+        assert!(words(&mut updates).await.contains("No such file"));
         fs::write(&path, r#"["a:1"]"#).unwrap();
 
-        assert!(matches!(updates.next().await, Some(Update::Delta(c)) if c.is_empty()));
+        assert_eq!(words(&mut updates).await, "delta ");
     }
 
     #[cfg(unix)]
@@ -309,14 +289,14 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("1"), at("link")).unwrap();
         let mut updates = watch(&at("link"));
-        assert_eq!(set(&mut updates).await, "a:1");
+        assert_eq!(words(&mut updates).await, "reset a:1");
 
         std::os::unix::fs::symlink(at("2"), at("new")).unwrap();
         fs::rename(at("new"), at("link")).unwrap();
-        assert_eq!(set(&mut updates).await, "b:1");
+        assert_eq!(words(&mut updates).await, "reset b:1");
         fs::rename(at("3"), at("2")).unwrap();
 
-        assert_eq!(set(&mut updates).await, "c:1");
+        assert_eq!(words(&mut updates).await, "reset c:1");
     }
 
     #[tokio::test(start_paused = true)]

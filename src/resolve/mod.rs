@@ -1,5 +1,7 @@
 //! Which instances a service has, as a stream of updates that never fails.
 
+#[cfg(feature = "dns")]
+mod dns;
 mod fallback;
 mod file;
 mod fixed;
@@ -15,6 +17,8 @@ use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 
+#[cfg(feature = "dns")]
+pub use dns::Dns;
 pub use fallback::Fallback;
 pub use file::File;
 pub use fixed::Fixed;

@@ -24,6 +24,9 @@ pub fn open(target: &Target) -> Result<Arc<dyn Resolve>, Error> {
         Scheme::Memory => Ok(Arc::new(Memory::named(""))),
         #[cfg(feature = "etcd")]
         Scheme::Etcd => Ok(Arc::new(crate::etcd::Registry::open(target.registry())?)),
+        #[cfg(feature = "dns")]
+        Scheme::Dns => Ok(Arc::new(super::Dns::of(target)?)),
+        #[cfg(not(all(feature = "etcd", feature = "dns")))]
         scheme => Err(Error::config(format!(
             "open {target}: {scheme}:// needs the feature `{scheme}`; add it in Cargo.toml"
         ))),
@@ -36,9 +39,28 @@ mod tests {
 
     #[test]
     fn each_scheme_opens_its_resolver() {
-        for url in ["static://10.0.0.1:1", "file:///etc/fleet/greeter.json"] {
+        for url in [
+            "static://10.0.0.1:1",
+            "file:///etc/fleet/greeter.json",
+            "memory://greeter",
+            #[cfg(feature = "dns")]
+            "dns://greeter.svc:50051",
+        ] {
             assert!(open(&url.parse().unwrap()).is_ok(), "{url}");
         }
+    }
+
+    #[cfg(not(feature = "dns"))]
+    #[test]
+    fn a_missing_feature_is_named() {
+        let error = open(&"dns://greeter.svc:50051".parse().unwrap())
+            .err()
+            .unwrap();
+
+        assert!(
+            error.to_string().contains("needs the feature `dns`"),
+            "{error}"
+        );
     }
 
     #[test]

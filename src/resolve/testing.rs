@@ -1,8 +1,9 @@
 //! A resolver that says what a test tells it to.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use futures_util::StreamExt;
+use tokio::time::timeout;
 
 use super::{Change, Publisher, Resolve, Update, Updates, publish};
 use crate::ServiceName;
@@ -23,10 +24,11 @@ impl Resolve for Scripted {
     }
 }
 
-/// The next update in a few words.
+/// The next update in a few words; a test that waits for one in vain fails.
 pub(super) async fn words(updates: &mut Updates) -> String {
     let ids = |words: Vec<String>| words.join(" ");
-    match updates.next().await {
+    let next = timeout(Duration::from_secs(20), updates.next()).await;
+    match next.expect("an update within 20 s") {
         None => "end".into(),
         Some(Update::Reset(set)) => {
             format!(

@@ -7,6 +7,8 @@ mod url;
 
 use std::{env, fmt, str::FromStr};
 
+#[cfg(feature = "dns")]
+pub(crate) use read::check_name;
 pub use url::{RegistryUrl, Scheme};
 
 use crate::{Address, Error, ServiceName};

@@ -203,7 +203,7 @@ fn name(host: &str) -> Result<Place, String> {
 }
 
 /// Refuses what no DNS server could have a record for.
-pub(super) fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let label = |label: &str| {
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
         (1..=63).contains(&label.len()) && label.chars().all(fits)

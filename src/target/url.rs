@@ -233,6 +233,12 @@ impl RegistryUrl {
         self.query.srv.unwrap_or(underscored)
     }
 
+    /// `?server=`: the DNS server to ask.
+    #[cfg(feature = "dns")]
+    pub(crate) fn server(&self) -> Option<std::net::SocketAddr> {
+        self.query.server
+    }
+
     /// Takes the service out of the path, for a URL that names both.
     pub(super) fn into_target(mut self) -> Result<Target, Error> {
         let service = match &self.place {
