@@ -639,6 +639,28 @@ async fn thousands_at_once_make_a_handful_of_views_and_fail_no_call() {
     assert_eq!(calls.values().sum::<usize>(), 2_000);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_fallback_serves_until_the_registry_speaks() {
+    let net = Net::default();
+    let (publisher, builder) = builder(&net);
+    let [spare, real] = ["spare", "real"].map(|id| net.serve(id));
+    let channel = builder.fallback([spare.instance.clone()]).build().unwrap();
+
+    publisher.stale(Error::new(
+        ErrorKind::Unavailable,
+        "list /services/greeter/",
+    ));
+    assert_eq!(ask(&channel).await.unwrap(), "spare");
+    publisher.reset([real.instance.clone()]);
+    let mut view = channel.ready(1).await;
+    while view.known()[0].id().as_str() == "spare" {
+        view = channel.changed(view.number()).await;
+    }
+
+    assert_eq!(ask(&channel).await.unwrap(), "real");
+    assert_eq!(channel.view().known().len(), 1);
+}
+
 #[test]
 fn a_channel_without_a_runtime_is_refused() {
     let error = Channel::over(

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Channel, Shared, View, driver::Driver};
 use crate::{
-    Backoff, Error, ServiceName, Target,
+    Backoff, Error, Instance, ServiceName, Target,
     balance::{LeastLoaded, Policy},
     endpoint::Limits,
     resolve::{self, Resolve},
@@ -25,6 +26,8 @@ use crate::{
 pub struct Builder {
     service: ServiceName,
     source: Source,
+    snapshot: Option<(PathBuf, Duration)>,
+    fallback: Vec<Arc<Instance>>,
     policy: Arc<dyn Policy>,
     connect: Arc<dyn Connect>,
     settings: Settings,
@@ -57,6 +60,8 @@ impl Builder {
         Self {
             service,
             source,
+            snapshot: None,
+            fallback: Vec::new(),
             policy: Arc::new(LeastLoaded),
             connect: Arc::new(Tcp::default()),
             settings: Settings::default(),
@@ -71,6 +76,23 @@ impl Builder {
             drain: None,
             tls: None,
         }
+    }
+
+    /// These serve when the registry cannot be reached at the start, until it can. Nobody, unless set.
+    pub fn fallback<I>(mut self, instances: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<Arc<Instance>>,
+    {
+        self.fallback = instances.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Keeps the last good set in a file in this directory, and serves it when the registry cannot be
+    /// reached at the start, unless it is older than `max_age`. No file is kept, unless set.
+    pub fn snapshot(mut self, directory: impl Into<PathBuf>, max_age: Duration) -> Self {
+        self.snapshot = Some((directory.into(), max_age));
+        self
     }
 
     /// How calls are shared out. [`LeastLoaded`], unless set.
@@ -185,10 +207,16 @@ impl Builder {
             Error::config("a channel is built outside a tokio runtime: build it in `#[tokio::main]` or inside `runtime.enter()`")
                 .because(error)
         })?;
-        let resolve = match self.source {
+        let mut resolve = match self.source {
             Source::Target(target) => resolve::open(&target)?,
             Source::Given(resolve) => resolve,
         };
+        if let Some((directory, max_age)) = self.snapshot {
+            resolve = Arc::new(resolve.snapshot(directory, max_age));
+        }
+        if !self.fallback.is_empty() {
+            resolve = Arc::new(resolve.fallback(self.fallback));
+        }
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             service: self.service.clone(),
