@@ -133,11 +133,15 @@ async fn many_readers_share_one_watch_which_ends_with_the_last() {
     let mut two = read(&Registry::open(&url).unwrap());
     knows(&mut two, &["a"]).await;
 
+    put(&etcd, &["b"]).await;
+    knows(&mut one, &["a", "b"]).await;
+    knows(&mut two, &["a", "b"]).await;
+
     let watchers = "etcd_debugging_mvcc_watcher_total";
     assert_eq!(etcd.metric(watchers).await, 1.0);
     drop(one);
-    put(&etcd, &["b"]).await;
-    knows(&mut two, &["a", "b"]).await;
+    put(&etcd, &["c"]).await;
+    knows(&mut two, &["a", "b", "c"]).await;
     drop(two);
     let until = Instant::now() + SOON;
     while etcd.metric(watchers).await > 0.0 {

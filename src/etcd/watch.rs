@@ -332,7 +332,7 @@ fn event(event: &etcd_client::Event) -> Option<Event> {
 }
 
 /// How long a stream may say nothing before it is asked for a sign of life.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream must have lived for the next failure to count as the first.
 const STEADY: Duration = Duration::from_secs(5);
 /// How often everything is compared, whatever was told: servers before 3.4.36 and 3.5.18 lose deletions.

@@ -108,14 +108,18 @@ async fn serve(
         let mode = *modes.borrow_and_update();
         if mode == Mode::Refuse {
             listener = None;
-            modes.changed().await.unwrap();
+            if modes.changed().await.is_err() {
+                return;
+            }
             continue;
         }
         let listening = listener.get_or_insert_with(|| listen(address));
         let client = tokio::select! {
             client = listening.accept() => client.unwrap().0,
             changed = modes.changed() => {
-                changed.unwrap();
+                if changed.is_err() {
+                    return;
+                }
                 continue;
             }
         };
