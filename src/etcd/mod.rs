@@ -15,20 +15,27 @@
 //! # }
 //! ```
 
+mod claim;
 #[allow(dead_code, reason = "sessions, locks and registrations ask the rest")]
 mod client;
 mod cursor;
 mod failure;
+mod guard;
 mod known;
 #[allow(dead_code, reason = "as above")]
 mod kv;
 pub mod layout;
 #[allow(dead_code, reason = "as above")]
 mod mailbox;
+mod mirror;
 mod options;
+mod register;
 mod registry;
 mod resolve;
 mod roster;
+#[allow(dead_code, reason = "locks ask the rest")]
+mod session;
+mod term;
 #[allow(dead_code, reason = "as above")]
 mod watch;
 

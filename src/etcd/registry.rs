@@ -26,6 +26,7 @@ struct Inner {
     etcd: Etcd,
     layout: Arc<dyn Layout>,
     grace: Duration,
+    ttl: Duration,
     services: Mutex<HashMap<ServiceName, Weak<Service>>>,
     url: Option<RegistryUrl>,
 }
@@ -36,7 +37,7 @@ static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 impl Registry {
     /// The services in this cluster, as JSON under `/services/`.
     pub fn over(etcd: Etcd) -> Self {
-        Self::new(etcd, Arc::new(layout::Json::default()), GRACE, None)
+        Self::new(etcd, Arc::new(layout::Json::default()), [GRACE, TTL], None)
     }
 
     /// The registry that a URL names; the same one for the same URL, while it is in use.
@@ -59,17 +60,23 @@ impl Registry {
         if let Some(inner) = found.into_iter().find(same) {
             return Ok(Self(inner));
         }
-        let grace = url.ttl().unwrap_or(GRACE);
-        let registry = Self::new(etcd, layout, grace, Some(url.clone()));
+        let times = [url.ttl().unwrap_or(GRACE), url.ttl().unwrap_or(TTL)];
+        let registry = Self::new(etcd, layout, times, Some(url.clone()));
         open.push(Arc::downgrade(&registry.0));
         Ok(registry)
     }
 
-    fn new(etcd: Etcd, layout: Arc<dyn Layout>, grace: Duration, url: Option<RegistryUrl>) -> Self {
+    fn new(
+        etcd: Etcd,
+        layout: Arc<dyn Layout>,
+        [grace, ttl]: [Duration; 2],
+        url: Option<RegistryUrl>,
+    ) -> Self {
         Self(Arc::new(Inner {
             etcd,
             layout,
             grace,
+            ttl,
             services: Mutex::default(),
             url,
         }))
@@ -78,7 +85,8 @@ impl Registry {
     /// The same cluster, where instances stand otherwise.
     #[must_use]
     pub fn layout(self, layout: impl Layout) -> Self {
-        Self::new(self.0.etcd.clone(), Arc::new(layout), self.0.grace, None)
+        let times = [self.0.grace, self.0.ttl];
+        Self::new(self.0.etcd.clone(), Arc::new(layout), times, None)
     }
 
     /// Sets how long an instance that vanished unannounced is kept as a suspect before two lists may
@@ -86,7 +94,17 @@ impl Registry {
     /// deletes the keys of living servers, and they need a moment to put them back.
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
-        Self::new(self.0.etcd.clone(), Arc::clone(&self.0.layout), grace, None)
+        let layout = Arc::clone(&self.0.layout);
+        Self::new(self.0.etcd.clone(), layout, [grace, self.0.ttl], None)
+    }
+
+    /// Sets for how long an instance that is registered here outlives its server. Ten seconds, or the
+    /// time to live in the URL, unless set; never under two. A shorter one finds dead servers sooner, and
+    /// loses living ones to shorter outages.
+    #[must_use]
+    pub fn ttl(self, ttl: Duration) -> Self {
+        let layout = Arc::clone(&self.0.layout);
+        Self::new(self.0.etcd.clone(), layout, [self.0.grace, ttl], None)
     }
 
     /// The cluster.
@@ -95,9 +113,13 @@ impl Registry {
     }
 
     /// How instances stand in it.
-    #[allow(dead_code, reason = "registrations write by it")]
     pub(crate) fn way(&self) -> &Arc<dyn Layout> {
         &self.0.layout
+    }
+
+    /// How long the leases of those who register here live.
+    pub(super) fn lease(&self) -> Duration {
+        self.0.ttl
     }
 
     /// The one watch on a service.
@@ -149,12 +171,15 @@ impl fmt::Debug for Registry {
             .field("etcd", &self.0.etcd)
             .field("layout", &self.0.layout)
             .field("grace", &self.0.grace)
+            .field("ttl", &self.0.ttl)
             .finish_non_exhaustive()
     }
 }
 
 /// One lease.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = TTL;
+/// How long a registration outlives its server.
+const TTL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -159,7 +159,7 @@ pub(super) async fn listening(instance: &Instance) -> Result<()> {
 }
 
 /// Connects from within this machine, and hangs up.
-pub(super) async fn connect(address: &Address) -> std::io::Result<()> {
+pub(crate) async fn connect(address: &Address) -> std::io::Result<()> {
     match address {
         Address::Ip(addr) if addr.ip().is_unspecified() => {
             let own: IpAddr = match addr.ip() {

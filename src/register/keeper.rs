@@ -103,6 +103,17 @@ impl Keeper {
         }
     }
 
+    /// Returns when the wish is to be gone: work that takes long should stop then.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn leaving(&self) {
+        let mut wished = self.wished.clone();
+        if wished.wait_for(|wish| wish.gone).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// The wish that was last taken is fulfilled.
     pub fn reached(&self) {
         self.tell(|report| {

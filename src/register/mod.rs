@@ -15,6 +15,8 @@ mod serve;
 
 use std::{pin::Pin, sync::Arc};
 
+#[cfg(feature = "etcd")]
+pub(crate) use address::connect;
 pub use keeper::{Keeper, Wish, keep};
 pub use open::open;
 pub use registrar::Registrar;

@@ -20,6 +20,8 @@ pub fn open(url: &RegistryUrl) -> Result<Arc<dyn Register>> {
                 None => registry,
             }))
         }
+        #[cfg(feature = "etcd")]
+        Scheme::Etcd => Ok(Arc::new(crate::etcd::Registry::open(url)?)),
         #[cfg(not(feature = "etcd"))]
         Scheme::Etcd => Err(Error::config(format!(
             "register at {url}: etcd:// needs the feature `etcd`; add it in Cargo.toml"
