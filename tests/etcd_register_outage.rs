@@ -1,0 +1,287 @@
+//! What happens to a registration when things happen to etcd: rows of the fault matrix, by their numbers.
+//!
+//! Against a real etcd: the one that `ETCD_BIN` names, or that is on the PATH.
+#![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/etcd.rs"]
+mod etcd;
+#[path = "support/keys.rs"]
+mod keys;
+#[path = "support/proxy.rs"]
+mod proxy;
+
+use std::time::Duration;
+
+use etcd::{Cluster, Etcd};
+use keys::{Events, a, greeter, register, registry, standing, until};
+use proxy::{Mode, Proxy};
+use tokio::time::{Instant, sleep};
+use tonic_fleet::{Register, register::State};
+
+#[tokio::test]
+async fn row_1_etcd_killed_and_restarted_keeps_the_lease() {
+    let mut etcd = Etcd::start().await;
+    let registration = register(&(etcd.url() + "?ttl=5s")).await;
+    let before = standing(&mut etcd.client().await).await;
+
+    etcd.kill();
+    until(&registration, State::Retrying).await;
+    etcd.restart().await;
+    until(&registration, State::Registered).await;
+
+    assert_eq!(standing(&mut etcd.client().await).await, before);
+}
+
+#[tokio::test]
+async fn etcd_killed_for_three_leases_brings_the_key_back_within_a_second() {
+    let mut etcd = Etcd::start().await;
+    let registration = register(&(etcd.url() + "?ttl=2s")).await;
+
+    etcd.kill();
+    until(&registration, State::Lost).await;
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(registration.state(), State::Lost);
+    etcd.restart().await;
+    let back = Instant::now();
+    until(&registration, State::Registered).await;
+
+    assert!(
+        Instant::now() - back < Duration::from_secs(1),
+        "{:?}",
+        Instant::now() - back
+    );
+    let (instance, lease) = standing(&mut etcd.client().await).await.unwrap();
+    assert_eq!(instance, a());
+    sleep(Duration::from_secs(3)).await;
+    let now = standing(&mut etcd.client().await).await;
+    assert_eq!(now, Some((instance, lease)), "it stays, on the same lease");
+}
+
+#[tokio::test]
+async fn row_2_a_member_that_is_asked_to_end_is_left_for_another() {
+    let mut cluster = Cluster::start().await;
+    let registry = registry(&(cluster.url() + "?ttl=3s"));
+    let registration = registry.register(&greeter(), a()).await.unwrap();
+    let before = standing(&mut cluster.0[0].client().await).await;
+    let used = registry.etcd().member().to_string();
+
+    cluster.at(&used).terminate();
+    sleep(Duration::from_secs(4)).await;
+
+    let other = cluster
+        .0
+        .iter()
+        .find(|member| member.address() != used)
+        .unwrap();
+    assert_eq!(standing(&mut other.client().await).await, before);
+    until(&registration, State::Registered).await;
+}
+
+#[tokio::test]
+async fn row_3_etcd_frozen_for_less_than_a_lease_loses_nothing() {
+    let etcd = Etcd::start().await;
+    let registration = register(&(etcd.url() + "?ttl=8s")).await;
+    let before = standing(&mut etcd.client().await).await;
+
+    etcd.freeze();
+    until(&registration, State::Retrying).await;
+    etcd.thaw();
+    until(&registration, State::Registered).await;
+
+    assert_eq!(standing(&mut etcd.client().await).await, before);
+}
+
+#[tokio::test]
+async fn row_4_keys_that_a_thawing_etcd_deletes_are_back_within_50_ms() {
+    let etcd = Etcd::start().await;
+    let url = etcd.url() + "?ttl=2s";
+    let registration = register(&url).await;
+    let mut events = Events::of(&etcd).await;
+
+    for frozen in [3, 7] {
+        etcd.freeze();
+        until(&registration, State::Lost).await;
+        sleep(Duration::from_secs(frozen - 2)).await;
+        etcd.thaw();
+        let deleted = events.deleted().await;
+        let (back, instance, _) = events.put().await;
+
+        assert_eq!(instance, a());
+        assert!(
+            back - deleted < Duration::from_millis(50),
+            "{:?}",
+            back - deleted
+        );
+        println!("frozen for {frozen} s: back after {:?}", back - deleted);
+        until(&registration, State::Registered).await;
+    }
+}
+
+#[tokio::test]
+async fn row_5_one_member_of_three_dead_or_frozen_loses_nothing() {
+    let mut cluster = Cluster::start().await;
+    let registry = registry(&(cluster.url() + "?ttl=5s"));
+    let registration = registry.register(&greeter(), a()).await.unwrap();
+    let before = standing(&mut cluster.0[0].client().await).await;
+    let used = registry.etcd().member().to_string();
+    let other = cluster
+        .addresses()
+        .into_iter()
+        .find(|address| *address != used)
+        .unwrap();
+
+    cluster.at(&used).freeze();
+    sleep(Duration::from_secs(6)).await;
+    until(&registration, State::Registered).await;
+    cluster.at(&used).thaw();
+    cluster.ready().await;
+    assert_eq!(
+        standing(&mut cluster.at(&other).client().await).await,
+        before
+    );
+    let used = registry.etcd().member().to_string();
+    let other = cluster
+        .addresses()
+        .into_iter()
+        .find(|address| *address != used)
+        .unwrap();
+    cluster.at(&used).kill();
+    sleep(Duration::from_secs(6)).await;
+    until(&registration, State::Registered).await;
+
+    assert_eq!(
+        standing(&mut cluster.at(&other).client().await).await,
+        before
+    );
+}
+
+#[tokio::test]
+async fn row_6_a_killed_leader_loses_nothing() {
+    let mut cluster = Cluster::start().await;
+    let registration = register(&(cluster.url() + "?ttl=4s")).await;
+    let before = standing(&mut cluster.0[0].client().await).await;
+
+    let leader = cluster.leader().await;
+    cluster.0[leader].kill();
+    sleep(Duration::from_secs(5)).await;
+    until(&registration, State::Registered).await;
+
+    let other = &cluster.0[(leader + 1) % 3];
+    assert_eq!(standing(&mut other.client().await).await, before);
+}
+
+#[tokio::test]
+async fn row_7_without_a_majority_it_is_lost_in_time_and_back_with_it() {
+    let mut cluster = Cluster::start().await;
+    let registration = register(&(cluster.url() + "?ttl=3s")).await;
+
+    cluster.0[0].kill();
+    cluster.0[1].kill();
+    let cut = Instant::now();
+    until(&registration, State::Lost).await;
+    assert!(
+        Instant::now() - cut < Duration::from_millis(3_500),
+        "{:?}",
+        Instant::now() - cut
+    );
+    cluster.0[0].spawn();
+    cluster.0[1].spawn();
+    cluster.ready().await;
+    until(&registration, State::Registered).await;
+
+    let (instance, _) = standing(&mut cluster.0[2].client().await).await.unwrap();
+    assert_eq!(instance, a());
+}
+
+#[tokio::test]
+async fn rows_9_and_10_after_wiped_data_it_is_registered_anew_within_a_second() {
+    let mut etcd = Etcd::start().await;
+    let registration = register(&(etcd.url() + "?ttl=5s")).await;
+    for others in [0, 300] {
+        etcd.wipe();
+        etcd.restart().await;
+        let back = Instant::now();
+        let mut client = etcd.client().await;
+        for n in 0..others {
+            client.put(format!("/others/{n}"), "", None).await.unwrap();
+        }
+
+        let mut events = Events::of(&etcd).await;
+        if standing(&mut client).await.is_none() {
+            events.put().await;
+        }
+
+        assert!(
+            Instant::now() - back < Duration::from_millis(2_500),
+            "{:?}",
+            Instant::now() - back
+        );
+        until(&registration, State::Registered).await;
+        assert_eq!(standing(&mut client).await.unwrap().0, a());
+    }
+}
+
+#[tokio::test]
+async fn row_16_a_cut_that_nobody_is_told_of_is_lost_in_time_and_heals() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::before(&etcd.address()).await;
+    let registration = register(&format!("etcd://{}?ttl=3s", proxy.address())).await;
+
+    proxy.set(Mode::Hole);
+    let cut = Instant::now();
+    until(&registration, State::Lost).await;
+    assert!(
+        Instant::now() - cut <= Duration::from_millis(3_100),
+        "{:?}",
+        Instant::now() - cut
+    );
+    proxy.set(Mode::Pass);
+    let healed = Instant::now();
+    until(&registration, State::Registered).await;
+
+    assert!(
+        Instant::now() - healed < Duration::from_secs(3),
+        "{:?}",
+        Instant::now() - healed
+    );
+    assert_eq!(standing(&mut etcd.client().await).await.unwrap().0, a());
+}
+
+#[tokio::test]
+async fn row_17_when_only_answers_are_cut_off_one_key_stands_on_the_lease_that_lives() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::before(&etcd.address()).await;
+    let registration = register(&format!("etcd://{}?ttl=3s", proxy.address())).await;
+
+    proxy.set(Mode::HoleToClient);
+    until(&registration, State::Lost).await;
+    sleep(Duration::from_secs(2)).await;
+    proxy.set(Mode::Pass);
+    until(&registration, State::Registered).await;
+
+    let mut client = etcd.client().await;
+    let (_, lease) = standing(&mut client).await.unwrap();
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(standing(&mut client).await.unwrap(), (a(), lease));
+    let leases = client.leases().await.unwrap();
+    let ids: Vec<_> = leases.leases().iter().map(|status| status.id()).collect();
+    assert_eq!(ids, [lease], "no other lease is left");
+}
+
+#[tokio::test]
+async fn row_18_a_storm_of_resets_is_no_storm_of_attempts() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::before(&etcd.address()).await;
+    let registration = register(&format!("etcd://{}?ttl=3s", proxy.address())).await;
+
+    proxy.set(Mode::Reset);
+    let before = proxy.attempts();
+    sleep(Duration::from_secs(6)).await;
+    let attempts = proxy.attempts() - before;
+    proxy.set(Mode::Pass);
+    until(&registration, State::Registered).await;
+
+    println!("{attempts} attempts in 6 s");
+    assert!(attempts < 120, "{attempts} attempts");
+}
