@@ -8,6 +8,8 @@ mod endpoint;
 mod error;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(test)]
+mod fuzz;
 mod instance;
 mod name;
 pub mod register;

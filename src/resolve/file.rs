@@ -354,3 +354,35 @@ mod tests {
         assert!(error.to_string().contains("larger than 16 MiB"));
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn a_list_is_refused_or_all_that_is_taken_from_it_can_be_used() {
+        let good = [
+            r#"["a:1", {"id": "b", "addresses": ["10.0.0.2:1"], "weight": 3}]"#,
+            r#"[]"#,
+        ];
+        let words = [
+            "[[[[",
+            "null",
+            "\"h:1\",",
+            r#""id":"#,
+            r#"{"id":"c","addresses":["h:1"]},"#,
+        ];
+        crate::fuzz::text(&good, &words, |input| {
+            let Ok(found) = read(Path::new("f"), input.as_bytes()) else {
+                return false;
+            };
+            let mut ids: Vec<_> = found.set.iter().map(|i| &i.id).collect();
+            ids.sort();
+            ids.dedup();
+            assert_eq!(ids.len(), found.set.len());
+            assert!(found.set.iter().all(|i| i.check().is_ok()));
+            assert!(found.skipped.iter().all(|s| !s.why.to_string().is_empty()));
+            true
+        });
+    }
+}

@@ -1,7 +1,7 @@
 //! How a resolver tells its updates: as state of which the latest wins, never as a queue.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
@@ -15,7 +15,7 @@ use crate::{Error, Instance, InstanceId};
 
 /// Two ends: what is told to the [`Publisher`] comes out of the [`Updates`].
 ///
-/// A reader that is slow gets fewer, larger updates. What waits is at most one change an instance.
+/// A reader that is slow gets fewer, larger updates. What waits is at most two changes an instance.
 pub fn publish() -> (Publisher, Updates) {
     let shared = Arc::new(Mutex::new(Pending::default()));
     let closed = tokio_util::sync::CancellationToken::new();
@@ -42,7 +42,10 @@ struct Reader {
 struct Pending {
     /// A whole set, with the changes to it that need no word of their own.
     reset: Option<BTreeMap<InstanceId, Arc<Instance>>>,
+    /// Who is new or different, or has left.
     changes: BTreeMap<InstanceId, Change>,
+    /// Who vanished after that.
+    vanished: BTreeSet<InstanceId>,
     link: Option<Link>,
     skipped: Option<Vec<Skipped>>,
     ended: bool,
@@ -69,6 +72,7 @@ impl Publisher {
                     .collect(),
             );
             pending.changes.clear();
+            pending.vanished.clear();
             pending.link = None;
         });
     }
@@ -132,12 +136,14 @@ impl Pending {
             Change::Put(instance) => self.put(instance),
             Change::Remove(id) => self.remove(id),
             Change::Vanish(id) if self.left_on_purpose(&id) => self.remove(id),
-            Change::Vanish(id) => drop(self.changes.insert(id.clone(), Change::Vanish(id))),
+            // What it was last stays to be told: a suspect is where it was last, not where it was before.
+            Change::Vanish(id) => drop(self.vanished.insert(id)),
         }
     }
 
     fn put(&mut self, instance: Arc<Instance>) {
         let id = instance.id.clone();
+        self.vanished.remove(&id);
         if let Some(set) = &mut self.reset {
             self.changes.remove(&id);
             set.insert(id, instance);
@@ -147,6 +153,7 @@ impl Pending {
     }
 
     fn remove(&mut self, id: InstanceId) {
+        self.vanished.remove(&id);
         if let Some(set) = &mut self.reset {
             self.changes.remove(&id);
             set.remove(&id);
@@ -169,12 +176,14 @@ impl Pending {
         if let Some(set) = self.reset.take() {
             return Some(Update::Reset(set.into_values().collect()));
         }
-        if !self.changes.is_empty() {
+        if !self.changes.is_empty() || !self.vanished.is_empty() {
             if matches!(self.link, Some(Link::Fresh)) {
                 self.link = None;
             }
-            let changes = std::mem::take(&mut self.changes);
-            return Some(Update::Delta(changes.into_values().collect()));
+            let changes = std::mem::take(&mut self.changes).into_values();
+            let vanished = std::mem::take(&mut self.vanished).into_iter();
+            let changes = changes.chain(vanished.map(Change::Vanish));
+            return Some(Update::Delta(changes.collect()));
         }
         if let Some(skipped) = self.skipped.take() {
             return Some(Update::Skipped(skipped));
@@ -335,5 +344,99 @@ mod tests {
         assert!(!publisher.is_closed());
         drop(updates);
         assert!(publisher.is_closed());
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use futures_util::{FutureExt, StreamExt};
+    use rand::{RngExt, rngs::StdRng};
+
+    use super::*;
+
+    /// Who is known, who of them drains, and who is suspected to be dead.
+    #[derive(Debug, Default, Eq, PartialEq)]
+    struct State {
+        known: BTreeMap<InstanceId, bool>,
+        suspects: BTreeSet<InstanceId>,
+    }
+
+    impl State {
+        fn apply(&mut self, update: &Update) {
+            match update {
+                Update::Reset(set) => {
+                    self.suspects.clear();
+                    self.known = set
+                        .iter()
+                        .map(|i| (i.id.clone(), i.is_draining()))
+                        .collect();
+                }
+                Update::Delta(changes) => changes.iter().for_each(|change| self.change(change)),
+                Update::Stale(_) | Update::Skipped(_) => {}
+            }
+        }
+
+        fn change(&mut self, change: &Change) {
+            match change {
+                Change::Put(instance) => {
+                    self.suspects.remove(&instance.id);
+                    self.known
+                        .insert(instance.id.clone(), instance.is_draining());
+                }
+                // After the mark, a deletion is final.
+                Change::Vanish(id) if self.known.get(id) == Some(&false) => {
+                    self.suspects.insert(id.clone());
+                }
+                Change::Remove(id) | Change::Vanish(id) => {
+                    self.suspects.remove(id);
+                    self.known.remove(id);
+                }
+            }
+        }
+    }
+
+    fn instance(rng: &mut StdRng) -> Arc<Instance> {
+        let id = format!("i{}", rng.random_range(0..5));
+        let instance = Instance::at("h:1").and_then(|i| i.id(id)).unwrap();
+        Arc::new(instance.serving(rng.random()))
+    }
+
+    fn update(rng: &mut StdRng) -> Update {
+        if rng.random_ratio(1, 6) {
+            let mut set: Vec<_> = (0..rng.random_range(0..5)).map(|_| instance(rng)).collect();
+            set.sort_by(|a, b| a.id.cmp(&b.id));
+            set.dedup_by(|a, b| a.id == b.id);
+            return Update::Reset(set);
+        }
+        let change = |rng: &mut StdRng| {
+            let instance = instance(rng);
+            match rng.random_range(0..3) {
+                0 => Change::Put(instance),
+                1 => Change::Remove(instance.id.clone()),
+                _ => Change::Vanish(instance.id.clone()),
+            }
+        };
+        Update::Delta((0..rng.random_range(0..3)).map(|_| change(rng)).collect())
+    }
+
+    #[test]
+    fn whenever_it_is_read_the_reader_ends_where_the_teller_is() {
+        crate::fuzz::rounds(|rng| {
+            let (publisher, mut updates) = publish();
+            let (mut told, mut read) = (State::default(), State::default());
+            let mut history = Vec::new();
+            for _ in 0..rng.random_range(1..30) {
+                let update = update(rng);
+                told.apply(&update);
+                history.push(format!("{update:?}"));
+                publisher.update(update);
+                if rng.random_ratio(1, 3) {
+                    while let Some(Some(update)) = updates.next().now_or_never() {
+                        read.apply(&update);
+                    }
+                    assert_eq!(read, told, "after {history:#?}");
+                }
+            }
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! Which service of which registry: one URL.
 
+#[cfg(test)]
+mod fuzz;
 mod query;
 mod read;
 mod text;

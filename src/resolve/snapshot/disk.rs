@@ -219,3 +219,33 @@ mod tests {
         assert_ne!(a, b);
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_with_any_other_byte_is_refused() {
+        let body = br#"{"service":"a","written":1,"instances":[{"id":"b","addresses":["h:1"],"weight":1,"serving":true}]}"#;
+        let good = [format!("{HEAD}{:016x}\n", checksum(body)).as_bytes(), body].concat();
+        assert!(read(&good).is_ok());
+
+        crate::fuzz::bytes(&[&good], &["\n", "0", HEAD], |input| {
+            assert!(read(input).is_err() || input == good, "it was taken");
+            false
+        });
+    }
+
+    #[test]
+    fn a_body_under_a_right_checksum_may_be_anything() {
+        let good = br#"{"service":"a","written":1,"instances":[{"id":"b","addresses":["h:1"]}]}"#;
+        crate::fuzz::bytes(
+            &[good],
+            &["null", "[]", "-1", "99999999999999999999"],
+            |body| {
+                let text = [format!("{HEAD}{:016x}\n", checksum(body)).as_bytes(), body].concat();
+                read(&text).is_ok()
+            },
+        );
+    }
+}
