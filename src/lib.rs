@@ -1,4 +1,66 @@
-//! Name resolver, client-side load balancer and server registrar for [tonic] gRPC.
+//! A service's name becomes a [tonic] channel that always reaches a live server; a server calls one function
+//! at start-up and is found until it stops.
+//!
+//! # A client
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use tonic_fleet::Channel;
+//!
+//! let channel = Channel::builder("etcd://127.0.0.1:2379/greeter".parse()?).build()?;
+//! // Any generated client: `GreeterClient::new(channel.clone())`.
+//! println!("{}", channel.view());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `build` returns at once. The first call waits for the first endpoint, within its deadline; every call goes
+//! to an endpoint that is connected; a call that did not leave goes to another. [`Target`] lists what a URL
+//! may say, [`Builder`] what may be set, [`View`] what can be seen.
+//!
+//! # A server
+//!
+//! ```no_run
+//! # async fn example(routes: tonic::service::Routes) -> Result<(), Box<dyn std::error::Error>> {
+//! use tonic_fleet::{Instance, Registrar};
+//!
+//! let registrar = Registrar::new("etcd://127.0.0.1:2379".parse()?)?;
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await?;
+//! let greeter = registrar.register("greeter", Instance::at(listener.local_addr()?)?).await?;
+//! // `Server::builder().add_service(…).serve_with_incoming_shutdown(incoming, greeter.until_signal())`
+//! greeter.until_signal().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! While the [`Registration`] lives, the instance is in the registry, whatever happens to the registry. At
+//! SIGINT or SIGTERM it is marked as draining, withdrawn, and clients are given a moment to notice.
+//!
+//! # How it works
+//!
+//! The modules stand in the order in which data flows:
+//!
+//! | | |
+//! |---|---|
+//! | [`resolve`] | what a registry says about a service, as updates that never fail; [`etcd`] is one such registry |
+//! | [`Endpoint`] | what the registry says about a server, and what is known by calling it |
+//! | [`View`] | an immutable snapshot that calls pick from |
+//! | [`balance`] | policies: which endpoint the next call goes to |
+//! | [`Channel`] | one call: wait, pick, send, pick again |
+//! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
+//! | [`discover`] | ready endpoints for those who bring their own balancer |
+//! | [`register`] | the server's side: a registration that is kept |
+//!
+//! No registry is on the call path: what was known last serves while the registry is away, and the view says
+//! since when. A deletion that nobody announced is a suspicion, not a death.
+//!
+//! # Features
+//!
+//! `etcd` and `server` are on by default. `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
+//! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` the feed for tonic's own balancer. Features
+//! only add.
+//!
+//! [`etcd`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/etcd/index.html
 
 mod backoff;
 pub mod balance;

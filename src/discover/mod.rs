@@ -24,7 +24,7 @@ use crate::{Channel, Endpoint, Instance, InstanceId, channel::View};
 
 /// The ready endpoints of a channel as they come and go, each as a service of its own.
 ///
-/// It is a [`tower::discover::Discover`], for [`tower::balance::p2c::Balance`] and its like. Connections are
+/// It is a [`tower::discover::Discover`], for tower's `p2c::Balance` and its like. Connections are
 /// the channel's, made and kept without traffic; what this stream gives is connected. An endpoint whose
 /// instance changed is inserted again.
 ///

@@ -1,6 +1,6 @@
 //! How the bytes of a call reach one server: addresses, TLS, and an HTTP/2 connection of our own.
 //!
-//! One task drives a connection ([`Driver::run`]); the caller's own task opens its stream, sends its
+//! One task drives a connection (its driver); the caller's own task opens its stream, sends its
 //! body under flow control and reads the response. There is no queue between them, and no task per
 //! call. What a balancer must know is visible: whether a call left at all, whether the server said
 //! that it did not process it, how many streams fit, and when the server wants no more.
