@@ -33,6 +33,10 @@ pub struct Etcd {
     flags: Vec<String>,
     dir: TempDir,
     child: Option<Child>,
+    /// `http` or `https`.
+    scheme: &'static str,
+    /// How this test's own clients are let in.
+    options: ConnectOptions,
 }
 
 /// Three members of one cluster.
@@ -84,7 +88,46 @@ impl Etcd {
                 .tempdir_in(place)
                 .unwrap(),
             child: None,
+            scheme: "http",
+            options: ConnectOptions::default().with_connect_timeout(Duration::from_secs(1)),
         }
+    }
+
+    /// Speaks TLS with its clients: with this certificate and key, and, when there is an authority
+    /// to check them, only with those who show a certificate. `options` let this test in.
+    pub fn over_tls(
+        &mut self,
+        (certificate, key): (&str, &str),
+        clients: Option<&str>,
+        options: ConnectOptions,
+    ) {
+        let file = |name: &str, pem: &str| {
+            let path = self.dir.path().join(name);
+            fs::write(&path, pem).unwrap();
+            path.display().to_string()
+        };
+        let (certificate, key) = (file("cert.pem", certificate), file("key.pem", key));
+        let mut flags = vec![
+            format!("--cert-file={certificate}"),
+            format!("--key-file={key}"),
+        ];
+        if let Some(ca) = clients {
+            flags.push("--client-cert-auth".into());
+            flags.push(format!("--trusted-ca-file={}", file("ca.pem", ca)));
+        }
+        self.flags.extend(flags);
+        self.scheme = "https";
+        self.options = options;
+    }
+
+    /// Lets in only those who log in, of whom `root` is the first.
+    pub async fn lock_up(&mut self, password: &str) {
+        let mut client = self.client().await;
+        client.user_add("root", password, None).await.unwrap();
+        client.role_add("root").await.unwrap();
+        client.user_grant_role("root", "root").await.unwrap();
+        client.auth_enable().await.unwrap();
+        self.options = self.options.clone().with_user("root", password);
     }
 
     fn peer(&self) -> String {
@@ -103,7 +146,7 @@ impl Etcd {
 
     /// Starts the process, and does not wait for it.
     pub fn spawn(&mut self) {
-        let client = format!("http://127.0.0.1:{}", self.port);
+        let client = format!("{}://127.0.0.1:{}", self.scheme, self.port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
         // Dies with the thread that starts it, even when that is killed, where there is a way.
         let mut command = match find("setpriv") {
@@ -145,9 +188,8 @@ impl Etcd {
     pub async fn ready(&mut self) {
         let until = Instant::now() + PATIENCE;
         loop {
-            let mut client = self.client().await;
-            let asked = timeout(Duration::from_millis(500), client.get("ready", None)).await;
-            if let Ok(Ok(_)) = asked {
+            let asking = async { self.connect().await?.get("ready", None).await };
+            if let Ok(Ok(_)) = timeout(Duration::from_secs(1), asking).await {
                 return;
             }
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
@@ -162,10 +204,12 @@ impl Etcd {
 
     /// A client of its own, which asks nobody else.
     pub async fn client(&self) -> Client {
-        let options = ConnectOptions::default().with_connect_timeout(Duration::from_secs(1));
-        Client::connect([self.address()], Some(options))
-            .await
-            .unwrap()
+        self.connect().await.unwrap()
+    }
+
+    async fn connect(&self) -> Result<Client, etcd_client::Error> {
+        let url = format!("{}://{}", self.scheme, self.address());
+        Client::connect([url], Some(self.options.clone())).await
     }
 
     /// Kills it at once (SIGKILL).
