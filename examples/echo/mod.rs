@@ -27,7 +27,11 @@ use tonic::{Request, Response, Status, Streaming, metadata::AsciiMetadataValue};
 )]
 mod generated;
 
-pub use generated::{EchoRequest, EchoResponse, echo_client::EchoClient, echo_server::EchoServer};
+pub use generated::{
+    EchoRequest, EchoResponse,
+    echo_client::EchoClient,
+    echo_server::{Echo as Service, EchoServer},
+};
 
 /// The header that says who answered.
 pub const BACKEND: &str = "x-backend-id";
