@@ -267,7 +267,10 @@ impl FromStr for Address {
                 "" => refuse("the path is empty"),
                 _ if !path.starts_with('/') => refuse("the path must start with `/`"),
                 _ if path.contains('\0') => refuse("the path has a zero byte"),
-                _ => Ok(Self::Unix(PathBuf::from(path).into())),
+                // Two slashes would be taken for those of a URL when it is read again.
+                _ => Ok(Self::Unix(
+                    PathBuf::from(format!("/{}", path.trim_start_matches('/'))).into(),
+                )),
             };
         }
         if let Ok(addr) = text.parse::<SocketAddr>() {
