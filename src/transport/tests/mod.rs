@@ -22,6 +22,7 @@ mod calls;
 mod dialing;
 mod ends;
 mod hostile;
+mod storm;
 #[cfg(feature = "tls-ring")]
 mod tls;
 
