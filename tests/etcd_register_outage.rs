@@ -14,10 +14,11 @@ mod proxy;
 use std::time::Duration;
 
 use etcd::{Cluster, Etcd};
-use keys::{Events, a, greeter, register, registry, standing, until};
+use keys::{Events, a, greeter, lives, register, registry, standing, until};
 use proxy::{Mode, Proxy};
+use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
-use tonic_fleet::{Register, register::State};
+use tonic_fleet::{Instance, Register, register::State};
 
 #[tokio::test]
 async fn row_1_etcd_killed_and_restarted_keeps_the_lease() {
@@ -284,4 +285,95 @@ async fn row_18_a_storm_of_resets_is_no_storm_of_attempts() {
 
     println!("{attempts} attempts in 6 s");
     assert!(attempts < 120, "{attempts} attempts");
+}
+
+/// Seconds of faults; `FLEET_SOAK_SECONDS` asks for more.
+fn soak() -> Duration {
+    let asked = std::env::var("FLEET_SOAK_SECONDS").ok();
+    Duration::from_secs(asked.map_or(15, |seconds| seconds.parse().unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_any_faults_in_any_order_each_registration_stands_once_and_leaves_nothing() {
+    let mut etcd = Etcd::start().await;
+    let proxy = Proxy::before(&etcd.address()).await;
+    let url = format!("etcd://{}?ttl=2s", proxy.address());
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let instance = Instance::at("10.0.0.1:1")
+            .unwrap()
+            .id(format!("i{n:02}"))
+            .unwrap();
+        all.push(registry(&url).register(&greeter(), instance).await.unwrap());
+    }
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+
+    let began = Instant::now();
+    while Instant::now() - began < soak() {
+        let pause = Duration::from_millis(random.random_range(0..3_000));
+        match random.random_range(0..8) {
+            0 => {
+                etcd.kill();
+                sleep(pause).await;
+                etcd.restart().await;
+            }
+            1 => {
+                etcd.freeze();
+                sleep(pause).await;
+                etcd.thaw();
+            }
+            2 => {
+                etcd.wipe();
+                etcd.restart().await;
+            }
+            3 => {
+                let modes = [
+                    Mode::Hole,
+                    Mode::HoleToClient,
+                    Mode::HoleToServer,
+                    Mode::Reset,
+                ];
+                proxy.set(modes[random.random_range(0..modes.len())]);
+                sleep(pause).await;
+                proxy.set(Mode::Pass);
+            }
+            4 => {
+                let mut client = etcd.client().await;
+                for status in client.leases().await.unwrap().leases() {
+                    let _ = client.lease_revoke(status.id()).await;
+                }
+            }
+            5 => etcd.delete("/services/greeter/i07").await,
+            6 => {
+                let (at, weight) = (random.random_range(0..20), random.random_range(1..9));
+                let _ = all[at].update(|i| i.weight(weight)).await;
+            }
+            _ => sleep(pause).await,
+        }
+    }
+    for registration in &all {
+        until(registration, State::Registered).await;
+    }
+    // Deletions of a cluster that thawed may still be on their way.
+    sleep(Duration::from_secs(3)).await;
+
+    let mut client = etcd.client().await;
+    for registration in &all {
+        assert_eq!(registration.state(), State::Registered, "{registration:?}");
+        let got = client.get(registration.key(), None).await.unwrap();
+        let kv = got
+            .kvs()
+            .first()
+            .unwrap_or_else(|| panic!("{registration:?}"));
+        let instance: Instance = serde_json::from_slice(kv.value()).unwrap();
+        assert_eq!(instance, *registration.instance());
+        assert!(lives(&mut client, kv.lease()).await);
+    }
+    assert_eq!(client.leases().await.unwrap().leases().len(), 20);
+    for registration in all {
+        registration.close().await.unwrap();
+    }
+    assert!(client.leases().await.unwrap().leases().is_empty());
 }

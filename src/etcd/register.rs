@@ -432,3 +432,81 @@ async fn until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn failure(kind: ErrorKind) -> Error {
+        Error::new(kind, "register /services/greeter/a")
+    }
+
+    fn held() -> Held {
+        Held {
+            value: b"a".into(),
+            revision: 5,
+        }
+    }
+
+    fn told(revision: i64, value: Option<(&'static str, i64)>) -> Option<Standing> {
+        let value = value.map(|(value, lease)| (Bytes::from_static(value.as_bytes()), lease));
+        Some(Standing { revision, value })
+    }
+
+    #[test]
+    fn a_key_is_taken_when_it_is_gone_or_says_something_else_or_hangs_on_another_lease() {
+        for taken in [None, Some(("b", 7)), Some(("a", 8)), Some(("a", 0))] {
+            assert!(held().is_taken(told(6, taken), 7), "{taken:?}");
+        }
+        assert!(!held().is_taken(told(6, Some(("a", 7))), 7));
+    }
+
+    #[test]
+    fn what_a_watch_tells_of_the_time_before_we_wrote_is_passed_over() {
+        assert!(!held().is_taken(None, 7));
+        assert!(!held().is_taken(told(4, None), 7));
+        assert!(!held().is_taken(told(5, Some(("a", 7))), 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_lease_is_replaced_at_once_and_then_with_growing_waits() {
+        let mut pace = Pace::within(Duration::from_secs(3));
+        let now = Instant::now();
+        let mut wait = |kind| pace.next(&failure(kind), now) - now;
+
+        assert_eq!(wait(ErrorKind::Lost), Duration::ZERO);
+        let waits = [(); 12].map(|()| wait(ErrorKind::Lost));
+
+        assert!(waits[0] < Duration::from_millis(200), "{waits:?}");
+        assert!(waits[11] >= Duration::from_millis(1_500), "{waits:?}");
+        assert!(waits[11] <= Duration::from_secs(3), "{waits:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_was_not_answered_has_waited_already() {
+        let mut pace = Pace::within(Duration::from_secs(3));
+        let began = Instant::now();
+
+        let at_once = pace.next(&failure(ErrorKind::Timeout), began);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let later = pace.next(&failure(ErrorKind::Timeout), began);
+
+        assert_eq!(at_once, began + Duration::from_secs(1));
+        assert_eq!(later, Instant::now());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_a_person_can_put_right_is_tried_rarely() {
+        for kind in [ErrorKind::Denied, ErrorKind::NoSpace, ErrorKind::Conflict] {
+            let mut pace = Pace::within(Duration::from_secs(3));
+            let now = Instant::now();
+
+            let waits = [(); 8].map(|()| pace.next(&failure(kind), now) - now);
+
+            assert!(waits[0] >= Duration::from_millis(800), "{waits:?}");
+            assert!(waits[7] >= Duration::from_millis(4_000), "{waits:?}");
+        }
+    }
+}

@@ -70,15 +70,16 @@ impl Registration {
         }
     }
 
-    /// Returns after the keeper's first attempt: with an error if no retry would cure it.
+    /// Returns after the keeper's first attempt, or five seconds: with an error if no retry would cure it.
     ///
     /// For backends, which end [`register`](super::Register::register) with it.
     pub async fn begun(self) -> Result<Self> {
         let mut reports = self.ends.report.clone();
-        let first = reports.wait_for(|report| report.tried > 0).await;
-        let error = match first {
-            Ok(report) => report.error.clone(),
-            Err(_ended) => Some(self.ends.ended()),
+        let first = reports.wait_for(|report| report.tried > 0);
+        let error = match timeout(PATIENCE, first).await {
+            Ok(Ok(report)) => report.error.clone(),
+            Ok(Err(_ended)) => Some(self.ends.ended()),
+            Err(_late) => None,
         };
         match error {
             Some(error) if !error.is_transient() => Err(error),
