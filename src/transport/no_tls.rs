@@ -6,7 +6,7 @@ use super::Io;
 use crate::{Address, Error, Instance};
 
 /// No TLS; see the features `tls-ring` and `tls-aws-lc`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Tls {}
 
 impl Tls {

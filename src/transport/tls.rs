@@ -46,7 +46,7 @@ pub struct Tls {
     loaded: Arc<Mutex<Loaded>>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Eq, PartialEq)]
 enum Pem {
     Text(Arc<[u8]>),
     File(Arc<Path>),
@@ -413,6 +413,20 @@ impl fmt::Display for Pem {
         }
     }
 }
+
+/// Whether both were given the same.
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        #[cfg(feature = "tls-webpki-roots")]
+        if self.webpki_roots != other.webpki_roots {
+            return false;
+        }
+        (&self.roots, &self.identity, &self.server_name)
+            == (&other.roots, &other.identity, &other.server_name)
+    }
+}
+
+impl Eq for Tls {}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
