@@ -17,8 +17,10 @@ use proxy::{Mode, Proxy};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reader::Reader;
 use tonic_fleet::{
-    etcd::{Etcd as Handle, Options, Registry, Tls},
+    ErrorKind,
+    etcd::{Etcd as Handle, Options, Registry},
     resolve::Resolve,
+    transport::Tls,
 };
 
 fn registry(member: &str, options: Options) -> Registry {
@@ -152,7 +154,7 @@ async fn both_sides_show_their_certificates() {
     let ca = Ca::new();
     let etcd = secured(&ca).await;
     let (certificate, key) = ca.sign();
-    let tls = Tls::default().ca(ca.0.pem()).identity(certificate, key);
+    let tls = Tls::new().ca_pem(ca.0.pem()).identity_pem(certificate, key);
 
     let mut reader = read(
         &registry(&etcd.address(), Options::default().tls(tls)),
@@ -172,15 +174,15 @@ async fn what_is_wrong_with_a_certificate_is_told() {
     let etcd = secured(&ca).await;
     let (certificate, key) = ca.sign();
     let (stranger, with_key) = Ca::new().sign();
-    let ours = || Tls::default().ca(ca.0.pem());
-    let both = |tls: Tls| tls.identity(&*certificate, &*key);
+    let ours = || Tls::new().ca_pem(ca.0.pem());
+    let both = |tls: Tls| tls.identity_pem(&certificate, &key);
     for (tls, words) in [
         (
-            both(Tls::default().ca(Ca::new().0.pem())),
+            both(Tls::new().ca_pem(Ca::new().0.pem())),
             "invalid peer certificate",
         ),
         (both(ours().server_name("elsewhere")), "not valid for name"),
-        (ours().identity(&*stranger, &*with_key), ""),
+        (ours().identity_pem(&stranger, &with_key), ""),
         (ours(), ""),
     ] {
         let mut reader = read(
@@ -201,15 +203,10 @@ async fn what_is_wrong_with_a_certificate_is_told() {
 
 #[tokio::test]
 async fn a_certificate_that_is_none_is_refused_with_the_reason() {
-    let tls = Tls::default().ca("-----BEGIN CERTIFICATE-----\nnonsense\n");
+    let tls = Tls::new().ca_pem("-----BEGIN CERTIFICATE-----\nnonsense\n");
 
-    let mut reader = read(
-        &registry("127.0.0.1:1", Options::default().tls(tls)),
-        "greeter",
-    );
-    reader
-        .until("it is told", |reader| reader.stale.is_some())
-        .await;
+    let refused = Handle::open(&["127.0.0.1:1"], Options::default().tls(tls)).unwrap_err();
 
-    println!("{}", reader.stale.unwrap());
+    println!("{}", refused.chain());
+    assert_eq!(refused.kind(), ErrorKind::Config);
 }

@@ -8,19 +8,21 @@ use std::{
 };
 
 use etcd_client::{
-    Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient, LeaseKeepAliveStream,
-    LeaseKeeper, PutOptions, Txn, TxnResponse, WatchClient, WatchOptions, WatchRequestSender,
-    WatchResponse, WatchResponseStream,
+    Channel, Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient,
+    LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnResponse, WatchClient, WatchOptions,
+    WatchRequestSender, WatchResponse, WatchResponseStream,
 };
 use rand::seq::SliceRandom;
 use tokio::{sync::OnceCell, time::timeout};
+use tower::util::BoxCloneSyncService;
 
 use super::{
     failure::{Failure, Remedy},
     kv::{Kv, Listing, Span},
+    line::{self, Line},
     options::Options,
 };
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Instance, Result, transport::Dialer};
 
 /// A handle on an etcd cluster; clones are cheap and share the connection.
 ///
@@ -36,6 +38,7 @@ struct Inner {
     /// In the order in which they are asked.
     members: Vec<Arc<str>>,
     options: Options,
+    dialer: Dialer,
     runtime: tokio::runtime::Id,
     slot: Mutex<Arc<Slot>>,
     complaint: Mutex<Complaint>,
@@ -113,6 +116,7 @@ impl Etcd {
         let slot = Slot::new(0, &members);
         Ok(Self(Arc::new(Inner {
             members,
+            dialer: line::dialer(options.tls_given()),
             options,
             runtime: runtime()?,
             slot: Mutex::new(slot),
@@ -393,18 +397,19 @@ impl Etcd {
     }
 
     async fn clients(&self, slot: &Slot) -> Result<Clients, etcd_client::Error> {
-        let connect = || self.connect(&slot.member);
+        let connect = || self.connect(slot);
         slot.clients.get_or_try_init(connect).await.cloned()
     }
 
-    async fn connect(&self, member: &str) -> Result<Clients, etcd_client::Error> {
+    async fn connect(&self, slot: &Slot) -> Result<Clients, etcd_client::Error> {
+        let member = Instance::at(&*slot.member);
+        let member = member.map_err(|e| etcd_client::Error::InvalidArgs(e.chain()))?;
         let options = ConnectOptions::default()
-            .with_keep_alive(PING_EVERY, PING_LIMIT)
-            .with_connect_timeout(CONNECT_LIMIT)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        // A single member: with several, etcd-client sends calls to dead ones for ever.
-        let client = Client::connect([member], Some(self.0.options.apply(options))).await?;
+        let line = Line::to(member, self.0.dialer.clone());
+        let channel = Channel::Custom(BoxCloneSyncService::new(line));
+        let client = Client::from_channel(channel, Some(self.0.options.apply(options))).await?;
         Ok(Clients {
             kv: client.kv_client().max_decoding_message_size(LARGEST_ANSWER),
             watch: client
@@ -555,7 +560,8 @@ impl Failure {
             // Wrong credentials are as wrong on the next member.
             Remedy::Renew => self.kind != ErrorKind::Denied,
             Remedy::Rotate => {
-                self.kind != ErrorKind::Config && (again == Again::Read || self.unsent)
+                !matches!(self.kind, ErrorKind::Config | ErrorKind::Denied)
+                    && (again == Again::Read || self.unsent)
             }
         }
     }
@@ -628,10 +634,6 @@ impl fmt::Debug for KeepAlive {
 const PAGE: i64 = 5_000;
 /// A whole page, or a batch of a watch that has fallen behind.
 const LARGEST_ANSWER: usize = 64 << 20;
-/// etcd ends connections that ping more often than this.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const PING_LIMIT: Duration = Duration::from_secs(2);
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// After as many failures alike, a person should hear of it.
 const COMPLAIN_AT: u32 = 5;

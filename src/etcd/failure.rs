@@ -5,6 +5,7 @@ use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 use etcd_client::Error as EtcdError;
 use tonic::{Code, Status};
 
+use super::line::Unsent;
 use crate::{Error, ErrorKind};
 
 /// What to do after a failed call, beside telling.
@@ -131,21 +132,17 @@ impl From<EtcdError> for Failure {
     fn from(error: EtcdError) -> Self {
         match error {
             EtcdError::GRpcStatus(status) => {
+                if let Some(Unsent(error)) = never_sent(&status) {
+                    return Self::new(error.kind(), Remedy::Rotate, error.chain()).unsent();
+                }
                 let (kind, remedy, unsent) = classify(&status);
                 Self {
                     unsent,
                     ..Self::new(kind, remedy, chain(&status))
                 }
             }
-            // Made before anything is sent: a URI or a certificate that cannot be used.
-            EtcdError::TransportError(error) => {
-                Self::new(ErrorKind::Config, Remedy::Rotate, chain(&error)).unsent()
-            }
             EtcdError::InvalidArgs(words) => {
                 Self::new(ErrorKind::Config, Remedy::None, words).unsent()
-            }
-            EtcdError::InvalidUri(error) => {
-                Self::new(ErrorKind::Config, Remedy::None, error.to_string()).unsent()
             }
             EtcdError::LeaseKeepAliveError(words) if words.contains("not found") => {
                 Self::new(ErrorKind::Lost, Remedy::None, words)
@@ -189,20 +186,20 @@ fn classify(status: &Status) -> (ErrorKind, Remedy, bool) {
             (ErrorKind::Unavailable, Remedy::Renew, true)
         }
         Code::DeadlineExceeded => (ErrorKind::Timeout, Remedy::Rotate, false),
-        _ => (ErrorKind::Unavailable, Remedy::Rotate, never_sent(status)),
+        _ => (ErrorKind::Unavailable, Remedy::Rotate, false),
     }
 }
 
-/// Whether no connection was there to send it on.
-fn never_sent(status: &Status) -> bool {
+/// Why it certainly never was processed, if it was not.
+fn never_sent(status: &Status) -> Option<&Unsent> {
     let mut cause = status.source();
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::ConnectionRefused;
+        if let Some(unsent) = error.downcast_ref() {
+            return Some(unsent);
         }
         cause = error.source();
     }
-    status.message().contains("tcp connect error")
+    None
 }
 
 /// An error and its causes in one line, each said once.
@@ -357,7 +354,12 @@ mod tests {
 
     #[test]
     fn a_write_is_only_called_unsent_when_no_connection_was_there() {
-        assert!(of(Code::Unavailable, "tcp connect error").unsent);
+        let mut status = Status::unavailable("no");
+        let refused = Error::new(ErrorKind::Denied, "TLS with 10.0.0.5:2379");
+        status.set_source(Arc::new(Unsent(refused)));
+        let denied = Failure::from(EtcdError::GRpcStatus(status));
+
+        assert!(denied.unsent && denied.kind == ErrorKind::Denied);
         assert!(!of(Code::Unavailable, "etcdserver: request timed out").unsent);
         assert!(!of(Code::Unknown, "transport error").unsent);
         assert!(!Failure::timeout(Duration::from_secs(2)).unsent);

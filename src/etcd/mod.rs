@@ -25,6 +25,7 @@ mod known;
 #[allow(dead_code, reason = "as above")]
 mod kv;
 pub mod layout;
+mod line;
 #[allow(dead_code, reason = "as above")]
 mod mailbox;
 mod mirror;
@@ -41,5 +42,5 @@ mod watch;
 
 pub use client::Etcd;
 pub use layout::Layout;
-pub use options::{Options, Tls};
+pub use options::Options;
 pub use registry::Registry;

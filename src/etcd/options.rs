@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use etcd_client::ConnectOptions;
 
-use crate::{Error, Result};
+use crate::{Error, Result, transport::Tls};
 
 /// How to ask an etcd cluster: who asks, over what, and how long to wait.
 ///
@@ -17,14 +17,6 @@ pub struct Options {
     pub(super) write: Duration,
 }
 
-/// TLS to the members of a cluster; all of it is PEM.
-#[derive(Clone, Default, Eq, PartialEq)]
-pub struct Tls {
-    ca: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
-    server_name: Option<String>,
-}
-
 impl Options {
     /// Asks as this user.
     #[must_use]
@@ -33,7 +25,8 @@ impl Options {
         self
     }
 
-    /// Asks over TLS. Needs one of the features `tls-ring` and `tls-aws-lc`.
+    /// Asks over TLS.
+    #[cfg(feature = "_tls")]
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
@@ -64,24 +57,18 @@ impl Options {
                 "a time limit of zero lets nothing be answered",
             ));
         }
-        #[cfg(not(feature = "_tls"))]
-        if self.tls.is_some() {
-            return Err(Error::config(
-                "TLS to etcd needs one of the features `tls-ring` and `tls-aws-lc`",
-            ));
-        }
-        Ok(())
+        self.tls.as_ref().map_or(Ok(()), Tls::check)
     }
 
-    pub(super) fn apply(&self, mut options: ConnectOptions) -> ConnectOptions {
-        if let Some((name, password)) = &self.user {
-            options = options.with_user(name, password);
+    pub(super) fn tls_given(&self) -> Option<Tls> {
+        self.tls.clone()
+    }
+
+    pub(super) fn apply(&self, options: ConnectOptions) -> ConnectOptions {
+        match &self.user {
+            Some((name, password)) => options.with_user(name, password),
+            None => options,
         }
-        #[cfg(feature = "_tls")]
-        if let Some(tls) = &self.tls {
-            options = options.with_tls(tls.config());
-        }
-        options
     }
 }
 
@@ -96,44 +83,6 @@ impl Default for Options {
     }
 }
 
-impl Tls {
-    /// Trusts what this certificate authority signed.
-    #[must_use]
-    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca = Some(pem.into());
-        self
-    }
-
-    /// Shows this certificate, with its key.
-    #[must_use]
-    pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
-        self.identity = Some((certificate.into(), key.into()));
-        self
-    }
-
-    /// Sets the name that members' certificates must bear; the host's, unless set.
-    #[must_use]
-    pub fn server_name(mut self, name: impl Into<String>) -> Self {
-        self.server_name = Some(name.into());
-        self
-    }
-
-    #[cfg(feature = "_tls")]
-    fn config(&self) -> etcd_client::TlsOptions {
-        let mut config = etcd_client::TlsOptions::new();
-        if let Some(ca) = &self.ca {
-            config = config.ca_certificate(etcd_client::Certificate::from_pem(ca));
-        }
-        if let Some((certificate, key)) = &self.identity {
-            config = config.identity(etcd_client::Identity::from_pem(certificate, key));
-        }
-        if let Some(name) = &self.server_name {
-            config = config.domain_name(name);
-        }
-        config
-    }
-}
-
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
@@ -141,16 +90,6 @@ impl fmt::Debug for Options {
             .field("tls", &self.tls)
             .field("read_limit", &self.read)
             .field("write_limit", &self.write)
-            .finish()
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("ca", &self.ca.is_some())
-            .field("identity", &self.identity.is_some())
-            .field("server_name", &self.server_name)
             .finish()
     }
 }

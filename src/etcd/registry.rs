@@ -10,7 +10,7 @@ use std::{
 use super::{
     client::{Etcd, locked},
     layout::{self, Layout},
-    options::{Options, Tls},
+    options::Options,
     resolve::Service,
 };
 use crate::{Error, RegistryUrl, Result, Scheme, ServiceName};
@@ -150,19 +150,32 @@ fn options(url: &RegistryUrl) -> Result<Options> {
     if !url.tls() {
         return Ok(options);
     }
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| {
-            Error::config(format!("open {url}: read {}", path.display())).because(error)
-        })
-    };
-    let mut tls = Tls::default();
-    if let Some(ca) = url.ca() {
-        tls = tls.ca(read(ca)?);
+    secured(options, url)
+}
+
+#[cfg(feature = "_tls")]
+fn secured(options: Options, url: &RegistryUrl) -> Result<Options> {
+    use crate::transport::Tls;
+
+    let mut tls = Tls::new();
+    match url.ca() {
+        Some(ca) => tls = tls.ca_file(ca),
+        #[cfg(feature = "tls-webpki-roots")]
+        None => tls = tls.webpki_roots(),
+        #[cfg(not(feature = "tls-webpki-roots"))]
+        None => {}
     }
     if let Some((certificate, key)) = url.identity() {
-        tls = tls.identity(read(certificate)?, read(key)?);
+        tls = tls.identity_files(certificate, key);
     }
     Ok(options.tls(tls))
+}
+
+#[cfg(not(feature = "_tls"))]
+fn secured(_: Options, url: &RegistryUrl) -> Result<Options> {
+    Err(Error::config(format!(
+        "open {url}: TLS needs one of the features `tls-ring` and `tls-aws-lc`; add it in Cargo.toml"
+    )))
 }
 
 impl fmt::Debug for Registry {
