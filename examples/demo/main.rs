@@ -48,9 +48,12 @@ fn main() -> ExitCode {
 
 fn run() -> Result<ExitCode, Stop> {
     let flags = Flags::read(USAGE)?;
-    let plan = Plan::of(&flags)?;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Stop::Failed(format!("cannot start a runtime: {error}")))?;
+    let plan = {
+        let _within = runtime.enter();
+        Plan::of(&flags)?
+    };
     let ended = match flags.text("--server") {
         Some(id) => runtime.block_on(server::child(&plan.registry, id)),
         None => runtime.block_on(play::play(plan)),

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
-use tonic_fleet::{Channel, ServedBy};
+use tonic_fleet::{Channel, Event, ServedBy};
 
 use crate::{
     Plan, TTL,
@@ -152,6 +152,7 @@ impl Cast {
         let mut frames = interval(FRAME);
         frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drawn = began;
+        let mut lost = BTreeSet::new();
         // The first tick is at once, and nothing happens at it.
         let mut steps = interval(self.plan.round / (ROUND.len() as u32 + 1));
         let mut step = 0;
@@ -161,7 +162,13 @@ impl Cast {
                     picture.show(&channel.view(), calls.score(at), at - drawn, at);
                     drawn = at;
                 }
-                Some(event) = events.next() => picture.tell(&event.to_string(), Instant::now()),
+                Some(event) = events.next() => {
+                    let what = event.to_string();
+                    // A server that stays away is lost again at each attempt: that is no news.
+                    if !matches!(event, Event::Lost(..)) || lost.insert(what.clone()) {
+                        picture.tell(&what, Instant::now());
+                    }
+                }
                 at = steps.tick() => {
                     if step > ROUND.len() && !self.plan.forever {
                         break;
