@@ -51,6 +51,11 @@ impl Mirror {
         }
     }
 
+    /// Forgets what was told.
+    pub(super) fn forget(&self) {
+        locked(&self.told.keys).clear();
+    }
+
     /// What was last told of a key; nothing, until something was.
     pub(super) fn standing(&self, key: &str) -> Option<Standing> {
         locked(&self.told.keys).get(key).cloned()

@@ -168,7 +168,7 @@ impl Task {
             return Stir::Pulse(Pulse::Lost(why));
         }
         loop {
-            if self.is_disturbed() && again.is_none() {
+            if self.is_disturbed() {
                 return Stir::Taken;
             }
             tokio::select! {
@@ -306,6 +306,8 @@ impl Task {
             None => Session::open(&self.etcd, self.ttl).await?,
         };
         let lease = session.lease();
+        // What was told before says nothing of a cluster whose revisions went back.
+        self.mirror.forget();
         self.pulse = Some(session.pulse());
         self.session = Some(session);
         Ok(lease)

@@ -145,7 +145,7 @@ struct Keeping {
 impl Keeping {
     async fn run(mut self) {
         let why = self.keep().await;
-        tracing::info!(lease = %format_args!("{:x}", self.lease), why = why.chain(), "lease lost");
+        tracing::debug!(lease = %format_args!("{:x}", self.lease), why = why.chain(), "lease lost");
         self.tell.send_replace(Pulse::Lost(why));
     }
 

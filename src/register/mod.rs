@@ -64,6 +64,9 @@ pub trait Register: Send + Sync + 'static {
     /// Returns after the first attempt. A registry that cannot be reached, or has no room, is no error:
     /// the registration is then [`Retrying`](State::Retrying) and goes on. What no retry would cure is one:
     /// an instance that no client could use, an id that a living stranger holds, refused credentials.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws what it may have registered.
     fn register(&self, service: &ServiceName, instance: Instance) -> Registering<'_>;
 
     /// Where the registry is reached, as `host:port`: shows which of our own interfaces leads there.

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Register, Registration, State,
@@ -109,8 +109,8 @@ impl Registrar {
         self
     }
 
-    /// Sets how long to wait for the registry. Five seconds, unless set. Then the server starts anyway, and
-    /// the registration goes on trying.
+    /// Sets how long to wait for the registry, beyond the first attempt. Five seconds, unless set. Then the
+    /// server starts anyway, and the registration goes on trying.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -144,11 +144,12 @@ impl Registrar {
     {
         let service = service.try_into().map_err(Into::into)?;
         let instance = self.prepare(instance).await?;
+        let until = Instant::now() + self.patience;
         let mut registration = self.registry.register(&service, instance).await?;
         if let Some(notice) = self.notice {
             registration = registration.notice(notice);
         }
-        self.wait(registration).await
+        self.wait(registration, until).await
     }
 
     /// Registers one instance under several services, on one lease.
@@ -193,13 +194,13 @@ impl Registrar {
         Ok(instance)
     }
 
-    async fn wait(&self, registration: Registration) -> Result<Registration> {
+    async fn wait(&self, registration: Registration, until: Instant) -> Result<Registration> {
         let goal = if registration.instance().is_draining() {
             State::Draining
         } else {
             State::Registered
         };
-        match timeout(self.patience, registration.until(goal)).await {
+        match timeout_at(until, registration.until(goal)).await {
             Ok(reached) => reached?,
             Err(_) if self.required => {
                 let doing = format!("register {} within {:?}", registration.key(), self.patience);
