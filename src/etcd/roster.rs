@@ -68,7 +68,7 @@ impl Roster {
                 });
                 self.listed = true;
                 self.stale = None;
-                let set = self.keys.values().map(Arc::clone).collect();
+                let set = self.speakers().map(Arc::clone).collect();
                 self.with_skipped(Some(Update::Reset(set)), skipped)
             }
             Seen::Changed(changes) => {
@@ -99,12 +99,17 @@ impl Roster {
         }
     }
 
+    /// What each id stands for, when two keys have one between them.
+    fn speakers(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.ids.values().filter_map(|key| self.keys.get(key))
+    }
+
     /// What one who begins to read now must be told.
     pub(super) fn so_far(&self) -> Vec<Update> {
         let mut updates = Vec::new();
         if self.listed {
             let gone = self.vanished.values().map(|gone| &gone.instance);
-            let set = self.keys.values().chain(gone).map(Arc::clone).collect();
+            let set = self.speakers().chain(gone).map(Arc::clone).collect();
             updates.push(Update::Reset(set));
             if !self.vanished.is_empty() {
                 let vanish = self.vanished.keys().cloned().map(Change::Vanish);
@@ -166,7 +171,8 @@ impl Roster {
         let back = self.vanished.remove(&id).is_some();
         let before = self.keys.insert(kv.key.clone(), Arc::clone(&instance));
         let speaker = self.ids.insert(id.clone(), kv.key.clone());
-        self.doubled |= speaker.is_some_and(|speaker| speaker != kv.key);
+        let other = speaker.is_some_and(|speaker| speaker != kv.key);
+        self.doubled |= other;
 
         let mut changes = Vec::new();
         match before {
@@ -174,7 +180,7 @@ impl Roster {
                 changes.extend(self.silent(&kv.key, &before.id, Change::Remove));
                 changes.push(Change::Put(instance));
             }
-            Some(before) if before == instance && !back => {}
+            Some(before) if before == instance && !back && !other => {}
             _ => changes.push(Change::Put(instance)),
         }
         (changes, skipped)
