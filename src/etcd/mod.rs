@@ -20,6 +20,8 @@ mod claim;
 mod client;
 mod cursor;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod known;
 #[allow(dead_code, reason = "as above")]
