@@ -55,8 +55,7 @@ async fn towers_balancer_calls_our_endpoints() {
     publisher.reset(servers.iter().map(|server| server.instance.clone()));
     channel.ready(3).await;
     let balance: Balance<Ready, http::Request<Body>> = Balance::new(Ready::of(&channel));
-    let mut client =
-        EchoClient::new(Buffer::new(balance, 16).map_err(|error| tonic::Status::from_error(error)));
+    let mut client = EchoClient::new(Buffer::new(balance, 16).map_err(tonic::Status::from_error));
     let mut seen = BTreeSet::new();
 
     for _ in 0..100 {
