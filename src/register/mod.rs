@@ -1,5 +1,36 @@
 //! How a server stands in a registry for as long as it lives.
 //!
+//! ```no_run
+//! use tokio::net::TcpListener;
+//! use tonic::transport::server::{Router, TcpIncoming};
+//! use tonic_fleet::{Instance, Registrar};
+//!
+//! # async fn run(router: Router) -> Result<(), Box<dyn std::error::Error>> {
+//! let registrar = Registrar::new("etcd://127.0.0.1:2379".parse()?)?;
+//! let listener = TcpListener::bind("0.0.0.0:0").await?;
+//!
+//! let greeter = Instance::at(listener.local_addr()?)?.zone("eu-1");
+//! let registration = registrar.register("greeter", greeter).await?;
+//! let incoming = TcpIncoming::from(listener);
+//! router.serve_with_incoming_shutdown(incoming, registration.until_signal()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `Registrar::serve` (feature `server`) does the same in one call, and limits how long the last calls may take. Whatever
+//! happens to the registry, the [`Registration`] keeps the instance in it; its [`State`] says how it stands:
+//!
+//! | what happens | what a registration does |
+//! |---|---|
+//! | the registry is out of reach | [`Retrying`](State::Retrying); what was written stays for as long as its lease |
+//! | the lease runs out meanwhile, or the process stood still | [`Lost`](State::Lost); a new lease and the same key as soon as the registry answers |
+//! | the registry deletes living leases, or loses its data | the key is back within milliseconds |
+//! | somebody deletes or overwrites the key | it is put back within milliseconds; slower and slower, as [`Conflict`](State::Conflict), when that does not end |
+//! | a living stranger has the id | [`Conflict`](State::Conflict): he is left alone, and named |
+//! | a dead predecessor has the id | his key is taken over |
+//! | the registry is full | [`NoSpace`](State::NoSpace): the lease is kept, changes wait |
+//! | credentials are refused | [`Denied`](State::Denied), and tried again, rarely |
+//!
 //! A backend implements [`Register`]: it makes a [`Registration`] with [`keep`], and works for the
 //! [`Keeper`] that comes with it. The registration says what *should* stand in the registry, as state of
 //! which the latest wins; the keeper's task makes it so, again and again, whatever happens there.

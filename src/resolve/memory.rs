@@ -24,7 +24,7 @@ use crate::{
 /// A registry in this process, with leases, and with everything that can befall one on demand.
 ///
 /// For tests, demonstrations, and servers and clients that share a process. Clones are the same registry;
-/// so are those of one [name](Self::named). It runs on tokio's clock, so a scenario of minutes takes
+/// so are those of one [name](Self::named), and `memory://` is the one whose name is empty. It runs on tokio's clock, so a scenario of minutes takes
 /// microseconds in paused time:
 ///
 /// ```
