@@ -18,6 +18,7 @@ use tokio::{runtime::Handle, time::Instant};
 use tonic::Status;
 
 use super::{
+    driver::Traffic,
     incoming::{self, Incoming, Rest},
     outgoing::{Origin, Outgoing},
     quota::Quota,
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     pub(super) quota: Quota,
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
+    pub(super) traffic: Arc<Traffic>,
     parting: Mutex<Parting>,
     ended: OnceLock<Error>,
     /// For the rest of bodies whose response comes early: callers may be on another executor.
@@ -81,12 +83,14 @@ impl Connection {
         address: Address,
         origin: Origin,
         sender: SendRequest<Bytes>,
+        traffic: Arc<Traffic>,
     ) -> (Self, Arc<Shared>) {
         let shared = Arc::new(Shared {
             address,
             origin,
             quota: Quota::new(sender.current_max_send_streams()),
             driver: AtomicWaker::new(),
+            traffic,
             parting: Mutex::new(Parting {
                 sender: Some(sender),
                 leaving: false,
@@ -141,6 +145,7 @@ impl Connection {
             return Err(Failure::NotSent(shared.closed()));
         }
         let slot = Slot(Arc::clone(shared));
+        let writes = shared.traffic.writes();
         let (mut response, mut sending) = shared.open(call)?;
 
         let head = poll_fn(|cx| {
@@ -153,7 +158,14 @@ impl Connection {
             let head = Pin::new(&mut response).poll(cx);
             head.map_err(|error| shared.failure(error))
         });
-        let (head, recv) = head.await?.into_parts();
+        let (head, recv) = match head.await {
+            Ok(head) => head.into_parts(),
+            // Not a byte has left since before the call was given to the connection.
+            Err(Failure::Broken(error)) if shared.traffic.writes() == writes && call.rewind() => {
+                return Err(Failure::NotSent(error));
+            }
+            Err(failure) => return Err(failure),
+        };
 
         // Dropped with the sending half unfinished, a stream that the server has ended is reset.
         let rest = sending.filter(|_| !recv.is_end_stream());

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Connect, Connection, Driver, Io, Settings, Tls,
-    driver::{H2, Heard, Pace},
+    driver::{H2, Heard, Pace, Traffic},
     keep_alive::Pulse,
     outgoing::Origin,
 };
@@ -86,14 +86,14 @@ impl Dialer {
             io = over.map_err(|_| self.overdue(address, "TLS"))??;
         }
         let ready = timeout_at(until, self.handshake(io, address)).await;
-        let (sender, h2, reads) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
+        let (sender, h2, traffic) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
 
-        let (connection, shared) = Connection::new(address.clone(), origin, sender);
+        let (connection, shared) = Connection::new(address.clone(), origin, sender, traffic);
         let keep_alive = self.settings.keep_alive.map(|mut rule| {
             rule.every = self.pace.of(rule.every);
             Pulse::new(rule)
         });
-        let driver = Driver::new(h2, reads, shared, keep_alive, Arc::clone(&self.pace));
+        let driver = Driver::new(h2, shared, keep_alive, Arc::clone(&self.pace));
         Ok((connection, driver))
     }
 
@@ -102,12 +102,12 @@ impl Dialer {
         &self,
         io: Box<dyn Io>,
         address: &Address,
-    ) -> Result<(SendRequest<Bytes>, H2, Arc<std::sync::atomic::AtomicUsize>), Error> {
+    ) -> Result<(SendRequest<Bytes>, H2, Arc<Traffic>), Error> {
         let failed = |error| {
             let denied = self.tls.as_ref().and_then(|tls| tls.late(address, &error));
             denied.unwrap_or_else(|| unavailable(format!("begin HTTP/2 with {address}"), error))
         };
-        let (io, reads) = Heard::new(io);
+        let (io, traffic) = Heard::new(io);
         let (mut sender, mut h2) = self.h2().handshake(io).await.map_err(failed)?;
         poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
@@ -120,7 +120,7 @@ impl Dialer {
             Poll::Pending => sender.poll_ready(cx).map_err(failed),
         })
         .await?;
-        Ok((sender, h2, reads))
+        Ok((sender, h2, traffic))
     }
 
     fn h2(&self) -> client::Builder {

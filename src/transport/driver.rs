@@ -32,7 +32,6 @@ use crate::{Error, ErrorKind};
 /// Dropping it breaks the connection.
 pub(crate) struct Driver {
     h2: H2,
-    reads: Arc<AtomicUsize>,
     shared: Arc<Shared>,
     pace: Arc<Pace>,
     seen: usize,
@@ -59,10 +58,17 @@ pub(super) type H2 = client::Connection<Heard, Bytes>;
 #[derive(Debug, Default)]
 pub(super) struct Pace(AtomicU32);
 
-/// A byte stream that counts the reads that brought something.
+/// A byte stream that counts what it has done.
 pub(super) struct Heard {
     io: Box<dyn Io>,
-    reads: Arc<AtomicUsize>,
+    traffic: Arc<Traffic>,
+}
+
+/// How often a byte stream has brought something, and has taken something along.
+#[derive(Debug, Default)]
+pub(super) struct Traffic {
+    reads: AtomicUsize,
+    writes: AtomicUsize,
 }
 
 /// A timer that is kept, and moved when its time is another one.
@@ -75,7 +81,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 impl Driver {
     pub(super) fn new(
         mut h2: H2,
-        reads: Arc<AtomicUsize>,
         shared: Arc<Shared>,
         pulse: Option<Pulse>,
         pace: Arc<Pace>,
@@ -83,8 +88,7 @@ impl Driver {
         let pings = pulse.is_some().then(|| h2.ping_pong()).flatten();
         Self {
             h2,
-            seen: reads.load(Ordering::Relaxed),
-            reads,
+            seen: shared.traffic.reads(),
             shared,
             pace,
             heard: Instant::now(),
@@ -112,7 +116,7 @@ impl Driver {
             if let Poll::Ready(ended) = Pin::new(&mut self.h2).poll(cx) {
                 return Poll::Ready(self.ended(ended));
             }
-            let reads = self.reads.load(Ordering::Relaxed);
+            let reads = self.shared.traffic.reads();
             if reads != self.seen {
                 self.seen = reads;
                 self.heard = Instant::now();
@@ -288,10 +292,31 @@ impl Alarm {
 }
 
 impl Heard {
-    pub(super) fn new(io: Box<dyn Io>) -> (Self, Arc<AtomicUsize>) {
-        let reads = Arc::new(AtomicUsize::new(0));
-        let copy = Arc::clone(&reads);
-        (Self { io, reads }, copy)
+    pub(super) fn new(io: Box<dyn Io>) -> (Self, Arc<Traffic>) {
+        let traffic = Arc::<Traffic>::default();
+        let heard = Self {
+            io,
+            traffic: Arc::clone(&traffic),
+        };
+        (heard, traffic)
+    }
+
+    /// Notes a write that took something along.
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(_))) {
+            self.traffic.writes.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl Traffic {
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn writes(&self) -> usize {
+        self.writes.load(Ordering::Relaxed)
     }
 }
 
@@ -302,7 +327,7 @@ impl AsyncRead for Heard {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.traffic.reads.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -313,7 +338,8 @@ impl AsyncWrite for Heard {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -321,7 +347,8 @@ impl AsyncWrite for Heard {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {

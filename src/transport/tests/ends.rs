@@ -129,6 +129,25 @@ async fn a_connection_that_breaks_leaves_its_calls_in_doubt_and_takes_no_more() 
 }
 
 #[tokio::test]
+async fn a_call_given_to_a_connection_that_is_dead_already_has_not_left() {
+    let (dialed, server) = served().await;
+    let mut call = unary("hello");
+    call.headers_mut()
+        .insert("x-key", HeaderValue::from_static("v"));
+    // The end is there to be read, but the driver has not run yet.
+    drop(server);
+
+    let failure = dialed.connection.call(&mut call).await.unwrap_err();
+
+    assert!(matches!(failure, Failure::NotSent(_)), "{failure:?}");
+    assert_eq!(call.headers()["x-key"], "v");
+    let (elsewhere, server) = served().await;
+    echoing(server);
+    let response = elsewhere.connection.call(&mut call).await.unwrap();
+    assert_eq!(read(response).await.unwrap().0, "hello");
+}
+
+#[tokio::test]
 async fn a_response_cut_off_is_unavailable() {
     let (dialed, mut server) = served().await;
     let mut call = unary("hello");
