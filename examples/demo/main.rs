@@ -33,6 +33,7 @@ struct Plan {
     registry: RegistryUrl,
     /// The registry as it was given, for the servers: printed, it would lack its password.
     url: String,
+    title: String,
     /// How long one round of killing, adding and draining takes.
     round: Duration,
     forever: bool,
@@ -67,6 +68,7 @@ impl Plan {
     fn of(flags: &Flags) -> Result<Self, Stop> {
         let url = flags.text("--registry").unwrap_or("memory://");
         let mut registry: RegistryUrl = url.parse().map_err(Stop::refused("--registry"))?;
+        let title = format!("tonic-fleet demo on {registry}");
         let mut url = url.to_owned();
         if registry.scheme() == Scheme::Etcd && registry.ttl().is_none() {
             let ttl = TTL.as_secs().to_string();
@@ -85,6 +87,7 @@ impl Plan {
         Ok(Self {
             registry,
             url,
+            title,
             round: Duration::from_secs(seconds.unwrap_or(20)),
             forever,
         })
@@ -93,9 +96,5 @@ impl Plan {
     /// Whether the registry is in this process.
     fn is_local(&self) -> bool {
         self.registry.scheme() == Scheme::Memory
-    }
-
-    fn title(&self) -> String {
-        format!("tonic-fleet demo on {}", self.registry)
     }
 }

@@ -121,12 +121,16 @@ impl Picture {
     }
 
     fn draw(&mut self, view: &View, score: Score, now: Instant) {
+        let stale = view
+            .stale(now)
+            .map(|(_, age)| format!("   stale for {} s", age.as_secs()));
         let mut lines = vec![format!(
-            "{}   {:.0} s   {} of {} ready",
+            "{}   {:.0} s   {} of {} ready{}",
             self.title,
             (now - self.began).as_secs_f64(),
             view.ready().len(),
-            view.known().len()
+            view.known().len(),
+            stale.unwrap_or_default()
         )];
         lines.push(String::new());
         let most = self.rows.values().map(|row| row.rate).fold(1.0, f64::max);

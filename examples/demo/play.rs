@@ -140,7 +140,7 @@ impl Cast {
     /// Lets things happen until the time is over, or Ctrl-C.
     async fn act(&mut self, channel: &Channel) -> Result<(Picture, Score, Option<Status>), Stop> {
         let began = Instant::now();
-        let mut picture = Picture::new(self.plan.title(), began);
+        let mut picture = Picture::new(self.plan.title.clone(), began);
         let calls = Arc::new(Calls::new(began));
         let stop = CancellationToken::new();
         let mut callers = JoinSet::new();
