@@ -7,18 +7,13 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{
-    Channel, Client, ConnectOptions, GetOptions, GetResponse, KvClient, LeaseClient,
-    LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnResponse, WatchClient, WatchOptions,
-    WatchRequestSender, WatchResponse, WatchResponseStream,
-};
+use etcd_client::{Channel, Client, ConnectOptions, KvClient, LeaseClient, WatchClient};
 use rand::seq::SliceRandom;
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{runtime::Handle, sync::OnceCell, time::timeout};
 use tower::util::BoxCloneSyncService;
 
 use super::{
     failure::{Failure, Remedy},
-    kv::{Kv, Listing, Span},
     line::{self, Line},
     options::Options,
 };
@@ -39,23 +34,23 @@ struct Inner {
     members: Vec<Arc<str>>,
     options: Options,
     dialer: Dialer,
-    runtime: tokio::runtime::Id,
+    runtime: Handle,
     slot: Mutex<Arc<Slot>>,
     complaint: Mutex<Complaint>,
 }
 
 /// A way to one member; replaced as a whole when it is in doubt.
-struct Slot {
+pub(super) struct Slot {
     at: usize,
     member: Arc<str>,
     clients: OnceCell<Clients>,
 }
 
 #[derive(Clone)]
-struct Clients {
-    kv: KvClient,
-    watch: WatchClient,
-    lease: LeaseClient,
+pub(super) struct Clients {
+    pub(super) kv: KvClient,
+    pub(super) watch: WatchClient,
+    pub(super) lease: LeaseClient,
 }
 
 /// The failure that comes again and again, which is a mistake more often than an outage.
@@ -67,7 +62,7 @@ struct Complaint {
 
 /// What may be tried again when it failed.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Again {
+pub(super) enum Again {
     /// Whatever failed for a while only.
     Read,
     /// Only what was certainly never applied.
@@ -75,31 +70,7 @@ enum Again {
 }
 
 /// A question on its way.
-type Asking<T> = Pin<Box<dyn Future<Output = Result<T, etcd_client::Error>> + Send>>;
-
-/// A lease, as it was granted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Granted {
-    pub(crate) lease: i64,
-    /// What was granted, which may be longer than what was asked for.
-    pub(crate) ttl: Duration,
-}
-
-/// The stream that renews one lease. After an error it must be dropped, and another opened.
-pub(crate) struct KeepAlive {
-    keeper: LeaseKeeper,
-    stream: LeaseKeepAliveStream,
-    etcd: Etcd,
-    slot: Arc<Slot>,
-}
-
-/// The stream of one watch. After an error it must be dropped, and another opened.
-pub(super) struct Watching {
-    sender: WatchRequestSender,
-    stream: WatchResponseStream,
-    etcd: Etcd,
-    slot: Arc<Slot>,
-}
+pub(super) type Asking<T> = Pin<Box<dyn Future<Output = Result<T, etcd_client::Error>> + Send>>;
 
 /// Every handle that is alive, so that the same cluster is not opened twice.
 static SHARED: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
@@ -135,10 +106,9 @@ impl Etcd {
         let runtime = runtime()?;
         let mut shared = locked(&SHARED);
         shared.retain(|one| one.strong_count() > 0);
-        let found = shared
-            .iter()
-            .filter_map(Weak::upgrade)
-            .find(|one| one.runtime == runtime && one.options == options && one.is_over(&wanted));
+        let found = shared.iter().filter_map(Weak::upgrade).find(|one| {
+            one.runtime.id() == runtime.id() && one.options == options && one.is_over(&wanted)
+        });
         if let Some(inner) = found {
             return Ok(Self(inner));
         }
@@ -162,205 +132,8 @@ impl Etcd {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// One key, as the cluster agrees on it.
-    pub(crate) async fn get(&self, key: &str) -> Result<Option<Kv>> {
-        let listing = self.list(&Span::Key(key.into())).await;
-        let mut listing = listing.map_err(|failure| failure.error(format_args!("get {key}")))?;
-        Ok(listing.all.pop())
-    }
-
-    /// All of a span at one revision, as the cluster agrees on it.
-    pub(crate) async fn list(&self, span: &Span) -> Result<Listing, Failure> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.list_once(span).await {
-                // The revision of the first page went out of reach under our hands.
-                Err(failure) if failure.remedy == Remedy::Relist && tries < 3 => {}
-                answer => return answer,
-            }
-        }
-    }
-
-    async fn list_once(&self, span: &Span) -> Result<Listing, Failure> {
-        let mut from = span.start().to_vec();
-        let mut listing = Listing {
-            all: Vec::new(),
-            revision: 0,
-        };
-        loop {
-            let mut page = self.page(span, from, listing.revision).await?;
-            if listing.revision == 0 {
-                listing.revision = page.header().map_or(0, |header| header.revision());
-            }
-            let more = page.more();
-            listing
-                .all
-                .extend(page.take_kvs().into_iter().map(Kv::from));
-            let Some(last) = listing.all.last().filter(|_| more) else {
-                return Ok(listing);
-            };
-            from = [&last.key[..], b"\0"].concat();
-        }
-    }
-
-    async fn page(&self, span: &Span, from: Vec<u8>, at: i64) -> Result<GetResponse, Failure> {
-        let mut options = GetOptions::new().with_limit(PAGE).with_revision(at);
-        if let Some(end) = span.end() {
-            options = options.with_range(end);
-        }
-        let asked = self.call(
-            self.0.options.read,
-            Again::Read,
-            (from, options),
-            |mut clients, (from, options)| {
-                Box::pin(async move { clients.kv.get(from, Some(options)).await })
-            },
-        );
-        asked.await.map(|(page, _)| page)
-    }
-
-    /// Writes a key, on a lease unless `lease` is 0; answers with the revision.
-    ///
-    /// A write without the lease of the key takes the key off its lease, for ever.
-    pub(crate) async fn put(&self, key: &str, value: &[u8], lease: i64) -> Result<i64> {
-        let options = PutOptions::new().with_lease(lease);
-        let asked = self.call(
-            self.0.options.write,
-            Again::Write,
-            (key.to_owned(), value.to_vec(), options),
-            |mut clients, (key, value, options)| {
-                Box::pin(async move { clients.kv.put(key, value, Some(options)).await })
-            },
-        );
-        let answer = asked.await;
-        let (answer, _) = answer.map_err(|failure| failure.error(format_args!("put {key}")))?;
-        Ok(answer.header().map_or(0, |header| header.revision()))
-    }
-
-    /// Deletes a key; says whether there was one. Mind that it may by now be somebody else's.
-    pub(crate) async fn delete(&self, key: &str) -> Result<bool> {
-        let asked = self.call(
-            self.0.options.write,
-            Again::Write,
-            key.to_owned(),
-            |mut clients, key| Box::pin(async move { clients.kv.delete(key, None).await }),
-        );
-        let answer = asked.await;
-        let (answer, _) = answer.map_err(|failure| failure.error(format_args!("delete {key}")))?;
-        Ok(answer.deleted() > 0)
-    }
-
-    /// Does all of it or nothing. `doing` says what it is about, as in `lock /locks/a`.
-    ///
-    /// When it fails with `Timeout` or `Unavailable` it may have happened.
-    pub(crate) async fn txn(
-        &self,
-        doing: impl fmt::Display + Send,
-        txn: Txn,
-    ) -> Result<TxnResponse> {
-        let asked = self.call(
-            self.0.options.write,
-            Again::Write,
-            txn,
-            |mut clients, txn| Box::pin(async move { clients.kv.txn(txn).await }),
-        );
-        let answer = asked.await;
-        answer
-            .map(|(answer, _)| answer)
-            .map_err(|failure| failure.error(doing))
-    }
-
-    /// A new lease.
-    pub(crate) async fn lease_grant(&self, ttl: Duration) -> Result<Granted> {
-        let seconds = i64::try_from(ttl.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
-        // A lease that was granted and never heard of ends by itself.
-        let asked = self.call(
-            self.0.options.write,
-            Again::Read,
-            seconds,
-            |mut clients, seconds| {
-                Box::pin(async move { clients.lease.grant(seconds, None).await })
-            },
-        );
-        let answer = asked.await;
-        let (answer, _) = answer.map_err(|failure| failure.error("grant a lease"))?;
-        match (answer.id(), u64::try_from(answer.ttl())) {
-            (lease, Ok(ttl @ 1..)) if lease != 0 => Ok(Granted {
-                lease,
-                ttl: Duration::from_secs(ttl),
-            }),
-            _ => {
-                Err(Error::new(ErrorKind::Unavailable, "grant a lease").because("none was granted"))
-            }
-        }
-    }
-
-    /// Ends a lease and deletes its keys; says whether it was still there.
-    pub(crate) async fn lease_revoke(&self, lease: i64) -> Result<bool> {
-        let asked = self.call(
-            self.0.options.write,
-            Again::Read,
-            lease,
-            |mut clients, lease| Box::pin(async move { clients.lease.revoke(lease).await }),
-        );
-        match asked.await {
-            Ok(_) => Ok(true),
-            Err(failure) if failure.kind == ErrorKind::Lost => Ok(false),
-            Err(failure) => Err(failure.error(format_args!("revoke lease {lease:x}"))),
-        }
-    }
-
-    /// Opens the stream that renews a lease, and renews it once.
-    ///
-    /// Fails with `Lost` when the cluster no longer has the lease.
-    pub(crate) async fn keep_alive(&self, lease: i64) -> Result<KeepAlive> {
-        let asked = self.call(
-            self.0.options.read,
-            Again::Read,
-            lease,
-            |mut clients, lease| Box::pin(async move { clients.lease.keep_alive(lease).await }),
-        );
-        let opened = asked.await;
-        let ((keeper, stream), slot) =
-            opened.map_err(|failure| failure.error(format_args!("keep lease {lease:x}")))?;
-        Ok(KeepAlive {
-            keeper,
-            stream,
-            etcd: self.clone(),
-            slot,
-        })
-    }
-
-    /// Opens a watch on a span from a revision on.
-    pub(super) async fn watch(&self, span: &Span, from: i64) -> Result<Watching, Failure> {
-        let mut options = WatchOptions::new()
-            .with_start_revision(from)
-            .with_fragment()
-            .with_progress_notify();
-        if let Some(end) = span.end() {
-            options = options.with_range(end);
-        }
-        let asked = self.call(
-            self.0.options.read,
-            Again::Read,
-            (span.start().to_vec(), options),
-            |mut clients, (start, options)| {
-                Box::pin(async move { clients.watch.watch(start, Some(options)).await })
-            },
-        );
-        let (stream, slot) = asked.await?;
-        let (sender, stream) = stream.split();
-        Ok(Watching {
-            sender,
-            stream,
-            etcd: self.clone(),
-            slot,
-        })
-    }
-
     /// Asks the current member, and others when it fails, each within `limit`.
-    async fn call<Q: Clone, T>(
+    pub(super) async fn call<Q: Clone, T>(
         &self,
         limit: Duration,
         again: Again,
@@ -407,7 +180,7 @@ impl Etcd {
         let options = ConnectOptions::default()
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        let line = Line::to(member, self.0.dialer.clone());
+        let line = Line::to(member, self.0.dialer.clone(), self.0.runtime.clone());
         let channel = Channel::Custom(BoxCloneSyncService::new(line));
         let client = Client::from_channel(channel, Some(self.0.options.apply(options))).await?;
         Ok(Clients {
@@ -417,6 +190,19 @@ impl Etcd {
                 .max_decoding_message_size(LARGEST_ANSWER),
             lease: client.lease_client(),
         })
+    }
+
+    /// Runs a task where the connections live, wherever this is called.
+    pub(super) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
+        self.0.runtime.spawn(task);
+    }
+
+    pub(super) fn read_limit(&self) -> Duration {
+        self.0.options.read
+    }
+
+    pub(super) fn write_limit(&self) -> Duration {
+        self.0.options.write
     }
 
     fn slot(&self) -> Arc<Slot> {
@@ -432,7 +218,7 @@ impl Etcd {
     }
 
     /// Turns away from a member, unless somebody else did already.
-    fn went_wrong(&self, slot: &Arc<Slot>, failure: &Failure) {
+    pub(super) fn went_wrong(&self, slot: &Arc<Slot>, failure: &Failure) {
         let next = match failure.remedy {
             Remedy::None | Remedy::Relist => None,
             Remedy::Renew => Some(slot.at),
@@ -470,6 +256,10 @@ impl Etcd {
 }
 
 impl Slot {
+    pub(super) fn member(&self) -> &Arc<str> {
+        &self.member
+    }
+
     fn new(at: usize, members: &[Arc<str>]) -> Arc<Self> {
         Arc::new(Self {
             at,
@@ -488,71 +278,6 @@ impl Inner {
     }
 }
 
-impl KeepAlive {
-    /// Renews the lease, within `limit`; answers with what is left from when this was called.
-    ///
-    /// Fails with `Lost` when the cluster no longer has the lease.
-    pub(crate) async fn renew(&mut self, limit: Duration) -> Result<Duration> {
-        let doing = format!("keep lease {:x}", self.keeper.id());
-        let answer = timeout(limit, async {
-            self.keeper.keep_alive().await?;
-            self.stream.message().await
-        });
-        let failure = match answer.await {
-            Ok(Ok(Some(answer))) => match u64::try_from(answer.ttl()) {
-                Ok(ttl @ 1..) => return Ok(Duration::from_secs(ttl)),
-                _ => return Err(Error::new(ErrorKind::Lost, doing).because("the lease is gone")),
-            },
-            Ok(Ok(None)) => Failure::ended(),
-            Ok(Err(error)) => error.into(),
-            Err(_) => Failure::timeout(limit),
-        };
-        let failure = failure.of(&self.slot.member);
-        self.etcd.went_wrong(&self.slot, &failure);
-        Err(failure.error(doing))
-    }
-}
-
-impl Watching {
-    /// The next message, whatever it is.
-    pub(super) async fn message(&mut self) -> Result<WatchResponse, Failure> {
-        let failure = match self.stream.message().await {
-            Ok(Some(message)) if !message.canceled() => return Ok(message),
-            Ok(Some(message)) => {
-                Failure::canceled(message.cancel_reason(), message.compact_revision())
-            }
-            Ok(None) => Failure::ended(),
-            Err(error) => error.into(),
-        };
-        Err(self.blame(failure))
-    }
-
-    /// Asks for a sign of life, which comes as a message.
-    pub(super) async fn probe(&mut self) -> Result<(), Failure> {
-        match timeout(PROBE_LIMIT, self.sender.request_progress()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.blame(error.into())),
-            Err(_) => Err(self.silent(PROBE_LIMIT)),
-        }
-    }
-
-    /// Gives up on a stream that said nothing for too long.
-    pub(super) fn silent(&self, limit: Duration) -> Failure {
-        self.blame(Failure::timeout(limit))
-    }
-
-    /// A member whose history may end before what we know: the cluster must say which is right.
-    pub(super) fn behind(&self) -> Failure {
-        Failure::behind().of(&self.slot.member)
-    }
-
-    fn blame(&self, failure: Failure) -> Failure {
-        let failure = failure.of(&self.slot.member);
-        self.etcd.went_wrong(&self.slot, &failure);
-        failure
-    }
-}
-
 impl Failure {
     fn may_try_again(&self, again: Again) -> bool {
         match self.remedy {
@@ -567,9 +292,8 @@ impl Failure {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Id> {
-    let handle = tokio::runtime::Handle::try_current();
-    handle.map(|handle| handle.id()).map_err(|error| {
+fn runtime() -> Result<Handle> {
+    Handle::try_current().map_err(|error| {
         Error::config("etcd is asked from a Tokio runtime: open it inside of one").because(error)
     })
 }
@@ -622,25 +346,16 @@ impl fmt::Debug for Etcd {
     }
 }
 
-impl fmt::Debug for KeepAlive {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeepAlive")
-            .field("lease", &self.keeper.id())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Small pages cost the server a count of all the rest each time.
-const PAGE: i64 = 5_000;
 /// A whole page, or a batch of a watch that has fallen behind.
 const LARGEST_ANSWER: usize = 64 << 20;
-pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// After as many failures alike, a person should hear of it.
 const COMPLAIN_AT: u32 = 5;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use etcd_client::Txn;
+
+    use super::{super::kv::Span, *};
 
     #[tokio::test]
     async fn every_question_can_be_asked_from_a_task() {
@@ -648,7 +363,6 @@ mod tests {
         let etcd = Etcd::open(&["127.0.0.1:1"], Options::default()).unwrap();
 
         sent(etcd.list(&Span::Key("a".into())));
-        sent(etcd.put("a", b"", 0));
         sent(etcd.txn("a", Txn::new()));
         sent(etcd.lease_grant(Duration::ZERO));
         sent(etcd.keep_alive(1));
@@ -673,7 +387,8 @@ mod tests {
         let etcd = Etcd::open(&["127.0.0.1:1"], options).unwrap();
         let refused = Etcd::open(&["root:hunter2@h:1"], Options::default()).unwrap_err();
 
-        let failed = etcd.get("/a").await.unwrap_err();
+        let failed = etcd.list(&Span::Key("/a".into())).await.unwrap_err();
+        let failed = failed.error("list /a");
 
         for text in [
             format!("{etcd:?}"),
@@ -717,7 +432,7 @@ mod tests {
         let etcd = Etcd::open(&["127.0.0.1:1", "127.0.0.1:2"], Options::default()).unwrap();
         let before = etcd.member();
 
-        let error = etcd.put("/a", b"", 0).await.unwrap_err();
+        let error = etcd.txn("put /a", Txn::new()).await.unwrap_err();
 
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.chain().contains("refused"), "{}", error.chain());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use http::{Request, Response};
-use tokio::sync::OnceCell;
+use tokio::{runtime::Handle, sync::OnceCell};
 use tonic::{Status, body::Body};
 use tower::{BoxError, Service};
 
@@ -28,6 +28,7 @@ struct Inner {
     dialer: Dialer,
     member: Instance,
     connection: OnceCell<Connection>,
+    runtime: Handle,
 }
 
 /// Why something was certainly never processed; found again in the causes of a status.
@@ -52,11 +53,12 @@ pub(super) fn dialer(tls: Option<Tls>) -> Dialer {
 }
 
 impl Line {
-    pub(super) fn to(member: Instance, dialer: Dialer) -> Self {
+    pub(super) fn to(member: Instance, dialer: Dialer, runtime: Handle) -> Self {
         Self(Arc::new(Inner {
             dialer,
             member,
             connection: OnceCell::new(),
+            runtime,
         }))
     }
 
@@ -74,7 +76,7 @@ impl Line {
     async fn dial(&self) -> Result<Connection, Error> {
         let (connection, driver) = self.0.dialer.dial(&self.0.member).await?;
         // Ends by itself when the last who has the connection, or a stream over it, has gone.
-        tokio::spawn(driver.run(|_| {}));
+        self.0.runtime.spawn(driver.run(|_| {}));
         Ok(connection)
     }
 }

@@ -15,8 +15,8 @@
 //! # }
 //! ```
 
+mod ask;
 mod claim;
-#[allow(dead_code, reason = "sessions, locks and registrations ask the rest")]
 mod client;
 mod cursor;
 mod failure;
@@ -24,12 +24,9 @@ mod failure;
 mod fuzz;
 mod guard;
 mod known;
-#[allow(dead_code, reason = "as above")]
 mod kv;
 pub mod layout;
 mod line;
-#[allow(dead_code, reason = "as above")]
-mod mailbox;
 mod mirror;
 mod options;
 mod register;
@@ -38,8 +35,8 @@ mod resolve;
 mod roster;
 #[allow(dead_code, reason = "locks ask the rest")]
 mod session;
+mod stream;
 mod term;
-#[allow(dead_code, reason = "as above")]
 mod watch;
 
 pub use client::Etcd;

@@ -8,8 +8,9 @@ use tokio::{
 };
 
 use super::{
+    ask::Granted,
     claim::{Claim, Entry},
-    client::{Etcd, Granted},
+    client::Etcd,
     guard::Guard,
     layout::Layout,
     mirror::{Mirror, Standing},

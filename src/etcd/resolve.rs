@@ -84,10 +84,10 @@ impl Service {
             vanished: Notify::new(),
         });
         let teller = Arc::clone(&shared);
-        let watch = Watch::telling(etcd, span, move |seen| teller.seen(seen));
+        let watch = Watch::telling(etcd.clone(), span, move |seen| teller.seen(seen));
         let stop = CancellationToken::new();
         let confirming = confirm(Arc::clone(&shared), watch.verify());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(confirming));
+        etcd.spawn(stop.clone().run_until_cancelled_owned(confirming));
         Self {
             shared,
             _watch: watch,

@@ -8,10 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    client::{Etcd, Granted, KeepAlive},
-    term::Term,
-};
+use super::{ask::Granted, client::Etcd, stream::KeepAlive, term::Term};
 use crate::{Backoff, Error, ErrorKind, Result};
 
 /// A lease, kept alive by a task of its own until this is dropped.

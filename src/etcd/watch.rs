@@ -11,12 +11,12 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    client::{Etcd, PROBE_LIMIT},
+    client::Etcd,
     cursor::Ask,
     failure::{Failure, Remedy},
     known::{Event, KeyChange, Known},
     kv::{Kv, Listing, Span},
-    mailbox::Mailbox,
+    stream::PROBE_LIMIT,
 };
 use crate::{Backoff, Error, ErrorKind, Result};
 
@@ -43,13 +43,6 @@ pub(crate) struct Watch {
 pub(crate) struct Verify {
     asks: mpsc::Sender<oneshot::Sender<Result<i64>>>,
     doing: String,
-}
-
-/// A [`Watch`] whose words are read, each when there is time; what waits is one change a key.
-#[derive(Debug)]
-pub(crate) struct Following {
-    watch: Watch,
-    mailbox: Mailbox,
 }
 
 struct Task<T> {
@@ -89,20 +82,11 @@ impl Watch {
             waiting: Vec::new(),
             relist_at: Instant::now(),
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
+        let runtime = task.etcd.clone();
+        runtime.spawn(stop.clone().run_until_cancelled_owned(task.run()));
         Self {
             verify: Verify { asks, doing },
             _task: stop.drop_guard(),
-        }
-    }
-
-    /// Follows a span; its words are read with [`Following::next`].
-    pub(crate) fn over(etcd: Etcd, span: Span) -> Following {
-        let mailbox = Mailbox::default();
-        let slot = mailbox.clone();
-        Following {
-            watch: Self::telling(etcd, span, move |seen| slot.put(seen)),
-            mailbox,
         }
     }
 
@@ -121,21 +105,6 @@ impl Verify {
         let gone = || Error::new(ErrorKind::Unavailable, self.doing.clone()).because("it ended");
         self.asks.send(reply).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
-    }
-}
-
-impl Following {
-    /// The next word.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub(crate) async fn next(&mut self) -> Seen {
-        self.mailbox.take().await
-    }
-
-    /// See [`Watch::verify`].
-    pub(crate) fn verify(&self) -> Verify {
-        self.watch.verify()
     }
 }
 
