@@ -111,18 +111,10 @@ impl Verify {
 impl<T: FnMut(Seen) + Send + 'static> Task<T> {
     async fn run(mut self) {
         loop {
+            // A stream that breaks as soon as it opens must not keep the list from being asked for.
+            let overdue = Instant::now() > self.relist_at + OVERDUE;
             match self.known.next() {
-                Ask::List => {
-                    let listing = self.ask();
-                    match listing.await {
-                        Ok(listing) => self.listed(Ok(listing)),
-                        Err(failure) => {
-                            self.listed(Err(failure.clone()));
-                            self.failed(failure, true).await;
-                        }
-                    }
-                }
-                Ask::Watch(from) => {
+                Ask::Watch(from) if !overdue => {
                     let began = Instant::now();
                     let mut opened = false;
                     let failure = self.follow(from, &mut opened).await;
@@ -133,6 +125,13 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
                     }
                     self.failed(failure, !opened).await;
                 }
+                Ask::Watch(_) | Ask::List => match self.ask().await {
+                    Ok(listing) => self.listed(Ok(listing)),
+                    Err(failure) => {
+                        self.listed(Err(failure.clone()));
+                        self.failed(failure, true).await;
+                    }
+                },
             }
         }
     }
@@ -308,5 +307,7 @@ const STEADY: Duration = Duration::from_secs(5);
 const RELIST_EVERY: Duration = Duration::from_secs(120);
 /// How soon a list that failed is asked for again, while the watch goes on.
 const RELIST_AGAIN: Duration = Duration::from_secs(5);
+/// How late a list may be before it goes ahead of the stream.
+const OVERDUE: Duration = Duration::from_secs(2);
 /// Over how long the lists of many clients are spread after a failure, for each thousand keys.
 const RELIST_SPREAD: Duration = Duration::from_millis(200);
