@@ -84,11 +84,13 @@ impl Open {
         error: h2::Error,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<T, Status>>> {
+        // Resets of h2's own, for what the server did wrong, end nothing that is still to be sent.
         if error.is_reset()
             && !error.is_remote()
+            && !error.is_library()
             && let Some(rest) = &mut self.rest
         {
-            // It has reset the stream as its last act, so it is about to end.
+            // The task has reset the stream as its last act, so it is about to end.
             let ended = ready!(Pin::new(&mut rest.0).poll(cx));
             self.rest = None;
             if let Ok(Some(status)) = ended {

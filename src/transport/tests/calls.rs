@@ -298,3 +298,27 @@ async fn calls_beyond_what_the_server_allows_wait_their_turn() {
     }
     assert_eq!((dialed.connection.open(), dialed.connection.room()), (0, 1));
 }
+
+#[tokio::test]
+async fn a_response_that_breaks_the_rules_fails_though_the_request_goes_on() {
+    let (dialed, server) = served().await;
+    let mut calls = accepting(server);
+    let (_open, mut call) = streaming();
+    let calling = dialed.connection.call(&mut call);
+    let responding = async {
+        let (request, mut respond) = calls.recv().await.unwrap();
+        // Shorter than what follows.
+        let head = Response::builder().header("content-length", "1");
+        let mut send = respond
+            .send_response(head.body(()).unwrap(), false)
+            .unwrap();
+        write(&mut send, "four".into()).await;
+        (request, send)
+    };
+
+    let (response, _peer) = tokio::join!(calling, responding);
+    let ended = tokio::time::timeout(secs(5), read(response.unwrap())).await;
+
+    let status = ended.expect("an end, in time").unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Internal, "{status}");
+}
