@@ -62,6 +62,9 @@ pub(crate) struct Set {
     dialling: usize,
     suspects: BTreeSet<InstanceId>,
     held_until: Option<Instant>,
+    /// When the collapse began to be held, and when the last one vanished: nobody is held twice.
+    held_since: Option<Instant>,
+    vanished_at: Option<Instant>,
     attempts: u64,
     stale: Option<(Error, Instant)>,
     skipped: Vec<Skipped>,
@@ -98,6 +101,8 @@ impl Set {
             dialling: 0,
             suspects: BTreeSet::new(),
             held_until: None,
+            held_since: None,
+            vanished_at: None,
             attempts: 0,
             stale: None,
             skipped: Vec::new(),
@@ -401,6 +406,7 @@ impl Set {
         }
         entry.suspect = Some(now);
         entry.vitals.suspect(true);
+        self.vanished_at = Some(now);
         self.suspects.insert(id.clone());
         self.due.insert((now + self.limits.grace, id.clone()));
         self.tell(Event::Suspected(id.clone()));
@@ -456,9 +462,12 @@ impl Set {
     fn settle(&mut self, now: Instant) -> Vec<Step> {
         let collapsed = self.suspects.len() * 2 > self.entries.len();
         match self.held_until {
-            None if collapsed => self.hold(now),
+            None if collapsed && self.vanished_at > self.held_since => self.hold(now),
             Some(_) if !collapsed => self.release(now),
             _ => {}
+        }
+        if !collapsed {
+            self.held_since = None;
         }
         if self.held_until.is_none() {
             // A suspect without a connection is gone; one that is about to connect is given the time to.
@@ -470,6 +479,7 @@ impl Set {
 
     fn hold(&mut self, now: Instant) {
         self.held_until = Some(now + self.limits.hold);
+        self.held_since = Some(now);
         tracing::warn!(
             vanished = self.suspects.len(),
             known = self.entries.len(),

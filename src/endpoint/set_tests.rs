@@ -277,6 +277,24 @@ fn a_collapsed_set_is_held_and_everybody_serves() {
 }
 
 #[test]
+fn a_collapse_is_held_once_however_short_the_hold() {
+    for hold in [Duration::ZERO, Duration::from_secs(1)] {
+        let mut scene = Scene::connected("abcd");
+        scene.set.limits.hold = hold;
+
+        scene.delta("abc".chars().map(|id| Change::Vanish(name(id))));
+        scene.wait(GRACE / 2);
+
+        assert_eq!(scene.set.held(), None, "{hold:?}");
+        assert_eq!((scene.ready(), scene.known()), ("d".into(), "abcd".into()));
+        let held = scene.seen().into_iter().filter(|s| s.contains("held"));
+        assert_eq!(held.count(), 2, "{hold:?}: once, and no longer");
+        scene.wait(GRACE);
+        assert_eq!(scene.known(), "d");
+    }
+}
+
+#[test]
 fn a_held_set_is_released_when_most_are_back() {
     let mut scene = Scene::connected("abcd");
     scene.delta("abcd".chars().map(|id| Change::Vanish(name(id))));
