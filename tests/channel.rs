@@ -687,3 +687,27 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
     assert!(build(|b| b.connect_timeout(Duration::ZERO)).contains("connect_timeout"));
     assert!(build(|b| b.keep_alive(Duration::ZERO, Duration::ZERO)).contains("keep_alive"));
 }
+
+/// Looks like no `EchoRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Gibberish {
+    #[prost(uint64, tag = "1")]
+    message: u64,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_comes_without_a_body_is_counted_too() {
+    let net = Net::default();
+    let (publisher, channel) = channel(&net);
+    let server = net.serve("a");
+    publisher.reset([server.instance.clone()]);
+    let path = http::uri::PathAndQuery::from_static("/grpc.examples.echo.Echo/UnaryEcho");
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    let codec = tonic_prost::ProstCodec::<Gibberish, EchoRequest>::default();
+
+    let request = Request::new(Gibberish { message: 7 });
+    let status = client.unary(request, path, codec).await.unwrap_err();
+
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert_eq!(channel.view().known()[0].failures(), 1);
+}

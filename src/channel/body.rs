@@ -44,7 +44,7 @@ impl Watched {
     }
 
     fn ended(&mut self, outcome: Outcome) {
-        if let Some(call) = self.call.take() {
+        if let Some(mut call) = self.call.take() {
             call.ended(outcome);
         }
     }
@@ -99,7 +99,8 @@ impl Body for Watched {
             }
             Some(Err(status)) => Poll::Ready(Some(Err(this.failed(status)))),
             None => {
-                this.ended(Outcome::Success);
+                // The head has said what became of the call, or nobody has.
+                this.ended(Outcome::Failure);
                 Poll::Ready(None)
             }
         }

@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue};
 use tokio::time::{Instant, timeout_at};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::{Channel, ServedBy, Shared, View, body};
 use crate::{
@@ -152,7 +152,7 @@ impl<'a> Attempts<'a> {
         endpoint: &Endpoint,
         connection: &Connection,
     ) -> Result<Option<http::Response<Body>>, Status> {
-        let in_flight = endpoint.begin();
+        let mut in_flight = endpoint.begin();
         let sent = match self.deadline {
             Some(deadline) => timeout_at(deadline, connection.call(&mut self.outgoing)).await,
             None => Ok(connection.call(&mut self.outgoing).await),
@@ -165,8 +165,14 @@ impl<'a> Attempts<'a> {
         match sent {
             Ok(Ok(response)) => {
                 let (mut head, incoming) = response.into_parts();
-                if body::code(&head.headers).is_some_and(|code| code != tonic::Code::Ok) {
-                    served.note(&mut head.headers);
+                // A status in the head is the last word: callers look for no more in the body.
+                if let Some(code) = body::code(&head.headers) {
+                    in_flight.ended(Outcome::of(code));
+                    if code != Code::Ok {
+                        served.note(&mut head.headers);
+                    }
+                } else if head.status != http::StatusCode::OK {
+                    in_flight.ended(Outcome::Failure);
                 }
                 head.extensions.insert(served.clone());
                 let watched = body::Watched::new(incoming, in_flight, served, self.deadline);

@@ -53,7 +53,10 @@ pub enum State {
 
 /// A call in flight; it is no more when this is dropped.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<Vitals>);
+pub(crate) struct InFlight {
+    vitals: Arc<Vitals>,
+    judged: bool,
+}
 
 /// What a call showed about its server: the one judgement that every count uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -99,7 +102,10 @@ impl Vitals {
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        InFlight {
+            vitals: Arc::clone(self),
+            judged: false,
+        }
     }
 
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
@@ -143,17 +149,18 @@ impl Vitals {
 }
 
 impl InFlight {
-    /// What the call showed.
-    pub(crate) fn ended(&self, outcome: Outcome) {
-        if outcome == Outcome::Failure {
-            self.0.failures.fetch_add(1, Ordering::Relaxed);
+    /// What the call showed; only the first word counts.
+    pub(crate) fn ended(&mut self, outcome: Outcome) {
+        let first = !std::mem::replace(&mut self.judged, true);
+        if first && outcome == Outcome::Failure {
+            self.vitals.failures.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -201,7 +208,8 @@ mod tests {
     fn a_call_is_in_flight_until_its_guard_is_dropped() {
         let vitals = Arc::new(Vitals::new(Instant::now()));
 
-        let call = vitals.begin();
+        let mut call = vitals.begin();
+        call.ended(Outcome::Failure);
         call.ended(Outcome::Failure);
 
         assert_eq!(
