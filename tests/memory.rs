@@ -288,3 +288,14 @@ async fn a_thousand_registrations_come_and_go() {
 
     assert!(registry.instances(&greeter()).is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_update_may_look_at_what_it_changes() {
+    let registry = Memory::default();
+    let registration = registry.register(&greeter(), a()).await.unwrap();
+
+    let heavier = |instance: Instance| instance.weight(registration.instance().weight + 1);
+    registration.update(heavier).await.unwrap();
+
+    assert_eq!(registration.instance().weight, 2);
+}

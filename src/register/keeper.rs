@@ -1,6 +1,6 @@
 //! What a backend works for: what should stand in the registry, and where to say what does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
@@ -30,6 +30,7 @@ pub fn keep(
         wish,
         report: reported,
         key: key.into(),
+        turn: Mutex::default(),
     };
     let keeper = Keeper {
         wished,

@@ -1,6 +1,11 @@
 //! The handle on an instance in a registry.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_core::Stream;
 use tokio::{sync::watch, time::timeout};
@@ -60,6 +65,8 @@ pub(super) struct Ends {
     pub(super) wish: watch::Sender<Wish>,
     pub(super) report: watch::Receiver<Report>,
     pub(super) key: Arc<str>,
+    /// Whose turn it is to change the wish.
+    pub(super) turn: Mutex<()>,
 }
 
 impl Registration {
@@ -233,20 +240,27 @@ impl fmt::Display for State {
 impl Ends {
     /// Changes the wish, unless the change refuses itself, and gives its version.
     fn wish_for(&self, change: impl FnOnce(&mut Wish) -> Result<()>) -> Result<u64> {
-        let mut result = Ok(0);
-        self.wish.send_if_modified(|wish| {
-            if wish.gone {
-                result = Err(self.ended());
-                return false;
+        // Held instead of the wish itself, which a user's change may want to look at.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.wish.borrow().clone();
+        if next.gone {
+            return Err(self.ended());
+        }
+        change(&mut next)?;
+        next.version += 1;
+        let version = next.version;
+        let changed = self.wish.send_if_modified(|wish| {
+            let stays = !wish.gone;
+            if stays {
+                *wish = next;
             }
-            let mut next = wish.clone();
-            result = change(&mut next).map(|()| wish.version + 1);
-            let Ok(version) = &result else { return false };
-            next.version = *version;
-            *wish = next;
-            true
+            stays
         });
-        result
+        if changed {
+            Ok(version)
+        } else {
+            Err(self.ended())
+        }
     }
 
     /// Wishes to be gone.
