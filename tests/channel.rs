@@ -6,7 +6,14 @@ mod echo;
 #[path = "support/net.rs"]
 mod net;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use echo::{Echo, EchoClient, EchoRequest};
 use futures_util::{StreamExt, future::join_all, stream};
@@ -14,9 +21,11 @@ use net::{ByHand, Net};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_fleet::{
-    Builder, Channel, Error, ErrorKind, Event, Instance, ServedBy, ServiceName, State,
+    Address, Builder, Channel, Error, ErrorKind, Event, Instance, ServedBy, ServiceName,
+    State,
     balance::{LeastLoaded, Random, RoundRobin, Weighted, WeightedRandom},
-    resolve::{Change, Publisher, Skipped},
+    resolve::{Change, Fixed, Publisher, Skipped},
+    transport::{Connect, Connecting},
 };
 
 fn greeter() -> ServiceName {
@@ -663,12 +672,9 @@ async fn a_fallback_serves_until_the_registry_speaks() {
 
 #[test]
 fn a_channel_without_a_runtime_is_refused() {
-    let error = Channel::over(
-        greeter(),
-        tonic_fleet::resolve::Fixed::at(["10.0.0.1:1"]).unwrap(),
-    )
-    .build()
-    .unwrap_err();
+    let error = Channel::over(greeter(), Fixed::at(["10.0.0.1:1"]).unwrap())
+        .build()
+        .unwrap_err();
 
     assert!(error.to_string().contains("tokio runtime"), "{error}");
 }
@@ -686,6 +692,30 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
     assert!(build(|b| b.timeout(Duration::ZERO)).contains("timeout"));
     assert!(build(|b| b.connect_timeout(Duration::ZERO)).contains("connect_timeout"));
     assert!(build(|b| b.keep_alive(Duration::ZERO, Duration::ZERO)).contains("keep_alive"));
+}
+
+/// Panics at the first attempt.
+#[derive(Debug)]
+struct Clumsy(Net, AtomicBool);
+
+impl Connect for Clumsy {
+    fn connect<'a>(&'a self, address: &'a Address) -> Connecting<'a> {
+        assert!(self.1.swap(true, SeqCst), "a mistake of the user's");
+        self.0.connect(address)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_that_panics_is_one_failed_attempt() {
+    let net = Net::default();
+    let server = net.serve("a");
+    let servers = Fixed::new([server.instance.clone()]);
+    let channel = Channel::over(greeter(), servers)
+        .connect_with(Clumsy(net.clone(), AtomicBool::new(false)))
+        .build()
+        .unwrap();
+
+    assert_eq!(ask(&channel).await.unwrap(), "a");
 }
 
 /// Looks like no `EchoRequest`.

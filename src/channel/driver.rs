@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, View};
 use crate::{
-    Endpoint, Error, Event, InstanceId,
+    Endpoint, Error, ErrorKind, Event, InstanceId,
     balance::Policy,
     endpoint::{Dial, Limits, Set, Step},
     resolve::{Update, Updates},
@@ -45,6 +45,15 @@ enum News {
     Up(Connection),
     GoingAway(Error),
     Down(Error),
+}
+
+/// How a connection's task speaks. Its last word is that it is down, even if a `Connect` of the user's
+/// panics: a word that never came would leave the endpoint connecting for ever.
+struct Voice {
+    speak: mpsc::UnboundedSender<Word>,
+    id: InstanceId,
+    attempt: u64,
+    why: Option<Error>,
 }
 
 struct Running {
@@ -172,29 +181,28 @@ impl Running {
     /// connection, which ends when it breaks or when it is drained; both are this task's to see to.
     fn dial(&mut self, dial: Dial) {
         let dialer = Arc::clone(&self.driver.dialer);
-        let speak = self.speak.clone();
         let Dial { instance, attempt } = dial;
+        let voice = Voice {
+            speak: self.speak.clone(),
+            id: instance.id.clone(),
+            attempt,
+            why: None,
+        };
         let task = tokio::spawn(async move {
-            let say = |news| {
-                let id = instance.id.clone();
-                // Nobody listens any more when the channel is gone, and then nobody needs to know.
-                let _ = speak.send(Word { id, attempt, news });
-            };
             let (connection, driver) = match dialer.dial(&instance).await {
                 Ok(made) => made,
-                Err(error) => return say(News::Down(error)),
+                Err(error) => return voice.end(error),
             };
-            say(News::Up(connection));
-            let why = driver
-                .run(|told| match told {
-                    Told::GoingAway(why) => say(News::GoingAway(why)),
-                    // Calls ask the connection for its room themselves.
-                    Told::Limit(calls) => {
-                        tracing::debug!(id = %instance.id, calls, "new limit of calls at once")
-                    }
-                })
-                .await;
-            say(News::Down(why));
+            voice.say(News::Up(connection));
+            let why = driver.run(|told| match told {
+                Told::GoingAway(why) => voice.say(News::GoingAway(why)),
+                // Calls ask the connection for its room themselves.
+                Told::Limit(calls) => {
+                    tracing::debug!(id = %instance.id, calls, "new limit of calls at once")
+                }
+            });
+            let why = why.await;
+            voice.end(why);
         });
         self.dials.insert(attempt, task.abort_handle());
     }
@@ -259,6 +267,26 @@ impl Running {
                 connection.drain(self.driver.drain);
             }
         }
+    }
+}
+
+impl Voice {
+    fn say(&self, news: News) {
+        let (id, attempt) = (self.id.clone(), self.attempt);
+        // Nobody listens any more when the channel is gone, and then nobody needs to know.
+        let _ = self.speak.send(Word { id, attempt, news });
+    }
+
+    fn end(mut self, why: Error) {
+        self.why = Some(why);
+    }
+}
+
+impl Drop for Voice {
+    fn drop(&mut self) {
+        let cut_short = || Error::new(ErrorKind::Unavailable, "connecting was cut short");
+        let why = self.why.take().unwrap_or_else(cut_short);
+        self.say(News::Down(why));
     }
 }
 
