@@ -199,6 +199,9 @@ impl Shared {
             Poll::Ready(Err(error)) => {
                 // Nothing of the body has been read, so that the head is all there is to restore.
                 call.rewind();
+                // Nobody else need try; and why is for the driver to see, which may be asleep.
+                self.quota.close();
+                self.driver.wake();
                 Err(Failure::NotSent(self.broke(error)))
             }
             _ => {

@@ -117,9 +117,13 @@ impl Driver {
                 return Poll::Ready(self.ended(ended));
             }
             let reads = self.shared.traffic.reads();
-            if reads != self.seen {
+            let heard = reads != self.seen;
+            if heard {
                 self.seen = reads;
                 self.heard = Instant::now();
+            }
+            // Only a read can bring anything new, but for the end of the stream ids: a caller runs into it.
+            if heard || (self.shared.quota.is_closed() && !self.going_away) {
                 self.observe(told, cx);
             }
             if self.part() {
@@ -132,7 +136,7 @@ impl Driver {
         }
     }
 
-    /// Looks at what the peer may have said; only a read can bring anything new.
+    /// Looks at what the peer may have said.
     fn observe(&mut self, told: &mut impl FnMut(Told), cx: &mut Context<'_>) {
         let limit = self.h2.max_concurrent_send_streams();
         if self.shared.quota.allow(limit) {
