@@ -64,13 +64,12 @@ impl Publisher {
         I: IntoIterator,
         I::Item: Into<Arc<Instance>>,
     {
+        // Whatever the caller's iterator does, it does not do it with the lock held.
+        let instances = instances.into_iter().map(Into::into);
+        let set = instances.map(|i: Arc<Instance>| (i.id.clone(), i));
+        let set = set.collect();
         self.tell(|pending| {
-            let instances = instances.into_iter().map(Into::into);
-            pending.reset = Some(
-                instances
-                    .map(|i: Arc<Instance>| (i.id.clone(), i))
-                    .collect(),
-            );
+            pending.reset = Some(set);
             pending.changes.clear();
             pending.vanished.clear();
             pending.link = None;
@@ -79,6 +78,7 @@ impl Publisher {
 
     /// These changed; with none of them, the registry is in reach again.
     pub fn delta(&self, changes: impl IntoIterator<Item = Change>) {
+        let changes = changes.into_iter().collect::<Vec<_>>();
         self.tell(|pending| {
             if pending.reset.is_none() || matches!(pending.link, Some(Link::Stale(_))) {
                 pending.link = Some(Link::Fresh);
