@@ -25,12 +25,21 @@ pub struct Backoff {
     failures: u32,
 }
 
+/// As good as for ever, where a clock must be able to count it: `Duration::MAX` ends beyond the end of time.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// A time limit of a user's, which may be any, so that it can be added to the time.
+pub(crate) fn countable(limit: Duration) -> Duration {
+    limit.min(FOREVER)
+}
+
 impl Backoff {
     /// From `first` to `most`, growing by 1.6, with a jitter of a fifth either way.
     pub fn between(first: Duration, most: Duration) -> Self {
+        let first = countable(first);
         Self {
             first,
-            most: most.max(first),
+            most: countable(most).max(first),
             factor: 1.6,
             jitter: 0.2,
             failures: 0,
@@ -119,6 +128,15 @@ mod tests {
         backoff.reset();
 
         assert_eq!(backoff.next(), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn for_ever_can_be_counted() {
+        let mut backoff = Backoff::between(Duration::MAX, Duration::MAX);
+
+        let until = tokio::time::Instant::now() + backoff.next() + countable(Duration::MAX);
+
+        assert!(until > tokio::time::Instant::now());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use net::{ByHand, Net};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 use tonic_fleet::{
-    Address, Builder, Channel, Error, ErrorKind, Event, Instance, ServedBy, ServiceName,
+    Address, Backoff, Builder, Channel, Error, ErrorKind, Event, Instance, ServedBy, ServiceName,
     State,
     balance::{LeastLoaded, Random, RoundRobin, Weighted, WeightedRandom},
     resolve::{Change, Fixed, Publisher, Skipped},
@@ -716,6 +716,38 @@ async fn a_connect_that_panics_is_one_failed_attempt() {
         .unwrap();
 
     assert_eq!(ask(&channel).await.unwrap(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_ever_is_a_time_limit_like_any_other() {
+    let net = Net::default();
+    let (publisher, builder) = builder(&net);
+    let channel = builder
+        .patience(Duration::MAX)
+        .timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .keep_alive(Duration::MAX, Duration::MAX)
+        .drain(Duration::MAX)
+        .grace(Duration::MAX)
+        .hold(Duration::MAX)
+        .redial(Backoff::between(Duration::MAX, Duration::MAX))
+        .build()
+        .unwrap();
+    let [a, b] = ["a", "b"].map(|id| net.serve(id));
+    publisher.reset([a.instance.clone(), b.instance.clone()]);
+    channel.ready(2).await;
+
+    publisher.delta([
+        Change::Vanish(a.instance.id.clone()),
+        Change::Vanish(b.instance.id.clone()),
+    ]);
+    ask_many(&channel, 10, 1).await;
+    publisher.delta([Change::Remove(a.instance.id.clone())]);
+    while channel.view().known().len() > 1 {
+        channel.changed(channel.view().number()).await;
+    }
+
+    assert_eq!(ask(&channel).await.unwrap(), "b");
 }
 
 /// Looks like no `EchoRequest`.

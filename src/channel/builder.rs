@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Channel, Shared, View, driver::Driver};
 use crate::{
     Backoff, Error, Instance, ServiceName, Target,
+    backoff::countable,
     balance::{LeastLoaded, Policy},
     endpoint::Limits,
     resolve::{self, Resolve},
@@ -117,7 +118,7 @@ impl Builder {
     /// How long a call without a deadline waits for an endpoint when none is ready. Five seconds, unless
     /// set. A call with a deadline waits until then.
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = countable(patience);
         self
     }
 
@@ -132,7 +133,7 @@ impl Builder {
 
     /// How long connecting may take, HTTP/2 settings and TLS included. Five seconds, unless set.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.connect_timeout = timeout;
+        self.settings.connect_timeout = countable(timeout);
         self
     }
 
@@ -148,8 +149,8 @@ impl Builder {
     /// that asks more often than they like: etcd every 5 s, grpc-go every 5 minutes.
     pub fn keep_alive(mut self, every: impl Into<Option<Duration>>, timeout: Duration) -> Self {
         self.settings.keep_alive = every.into().map(|every| KeepAlive {
-            every,
-            timeout,
+            every: countable(every),
+            timeout: countable(timeout),
             ..KeepAlive::default()
         });
         self
@@ -158,7 +159,7 @@ impl Builder {
     /// How long calls in flight may go on at an endpoint that has left, before its connection is closed
     /// under them. As long as they like, unless set.
     pub fn drain(mut self, limit: Duration) -> Self {
-        self.drain = Some(limit);
+        self.drain = Some(countable(limit));
         self
     }
 
@@ -166,13 +167,13 @@ impl Builder {
     /// connection is healthy. Ten seconds, unless set: as long as a lease. A shorter time trusts the
     /// registry more, and an etcd whose leader stalls deletes living servers.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.limits.grace = grace;
+        self.limits.grace = countable(grace);
         self
     }
 
     /// How long a set of which more than half vanished at once is kept at most. A minute, unless set.
     pub fn hold(mut self, hold: Duration) -> Self {
-        self.limits.hold = hold;
+        self.limits.hold = countable(hold);
         self
     }
 

@@ -13,7 +13,7 @@ use super::{
     options::Options,
     resolve::Service,
 };
-use crate::{Error, RegistryUrl, Result, Scheme, ServiceName};
+use crate::{Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable};
 
 /// The services in an etcd cluster; clones are the same registry.
 ///
@@ -95,7 +95,8 @@ impl Registry {
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
         let layout = Arc::clone(&self.0.layout);
-        Self::new(self.0.etcd.clone(), layout, [grace, self.0.ttl], None)
+        let times = [countable(grace), self.0.ttl];
+        Self::new(self.0.etcd.clone(), layout, times, None)
     }
 
     /// Sets for how long an instance that is registered here outlives its server. Ten seconds, or the

@@ -9,7 +9,7 @@ use super::{
     address::{Host, listening, routable},
     open,
 };
-use crate::{Error, ErrorKind, Instance, RegistryUrl, Result, ServiceName};
+use crate::{Error, ErrorKind, Instance, RegistryUrl, Result, ServiceName, backoff::countable};
 
 /// Registers this process's servers in one registry.
 ///
@@ -113,7 +113,7 @@ impl Registrar {
     /// server starts anyway, and the registration goes on trying.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.patience = countable(patience);
         self
     }
 

@@ -18,6 +18,7 @@ use tokio::{
 use super::{Change, Publisher, Resolve, Update, Updates, publish};
 use crate::{
     Backoff, Error, ErrorKind, Instance, InstanceId, Result, ServiceName,
+    backoff::countable,
     register::{Keeper, Register, Registering, Wish, keep},
 };
 
@@ -116,7 +117,7 @@ impl Memory {
     /// seconds, unless set.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        self.ttl = countable(ttl);
         self
     }
 
