@@ -103,11 +103,16 @@ async fn signal() {
 fn registrar(flags: &Flags) -> Result<Registrar, Stop> {
     let url = match flags.text("--registry") {
         Some(url) => url.to_owned(),
-        None => env::var("FLEET_REGISTRY").map_err(|_| {
+        None => env::var("FLEET_REGISTRY").map_err(|error| {
             let example = "--registry etcd://127.0.0.1:2379";
-            Stop::Wrong(format!(
-                "--registry is missing: write {example}, or set FLEET_REGISTRY"
-            ))
+            Stop::Wrong(match error {
+                env::VarError::NotPresent => {
+                    format!("--registry is missing: write {example}, or set FLEET_REGISTRY")
+                }
+                env::VarError::NotUnicode(_) => {
+                    format!("FLEET_REGISTRY is not UTF-8: set it anew, or write {example}")
+                }
+            })
         })?,
     };
     let ttl = flags.number("--ttl", 2..=86_400)?;
@@ -126,7 +131,8 @@ impl Plan {
             service: service.parse().map_err(Stop::refused("--service"))?,
             listen: listen.parse().map_err(|_| {
                 Stop::Wrong(format!(
-                    "--listen {listen:?} is not an IP address and port: write --listen 127.0.0.1:0"
+                    "--listen {} is not an IP address and port: write --listen 127.0.0.1:0",
+                    flags::shown(listen)
                 ))
             })?,
             id: flags.parsed("--id")?,

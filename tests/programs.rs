@@ -7,11 +7,14 @@ mod etcd;
 #[path = "support/programs.rs"]
 mod programs;
 
-use std::{collections::BTreeSet, fs, net::TcpListener, time::Duration};
+use std::{
+    collections::BTreeSet, ffi::OsStr, fs, net::TcpListener, os::unix::ffi::OsStrExt,
+    time::Duration,
+};
 
 use etcd::Etcd;
 use nix::sys::signal::Signal;
-use programs::{Program, Running, run};
+use programs::{Program, Running, run, run_with};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -357,6 +360,11 @@ async fn what_is_given_wrongly_is_said_in_one_sentence() {
         ),
         ("echo_server", format!("{server} --id a/b"), "one segment"),
         ("echo_server", format!("{server} --layout nope"), "layout"),
+        (
+            "echo_server",
+            "--service --registry h".into(),
+            "--service lacks its value",
+        ),
         ("echo_client", String::new(), "--target is missing"),
         (
             "echo_client",
@@ -419,6 +427,46 @@ async fn the_demo_fails_no_call_and_leaves_nothing_behind() {
     }
     assert_eq!(keys(&etcd, "demo").await, BTreeSet::new());
     assert_eq!(processes_with(&registry), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_argument_that_is_no_text_or_far_too_long_is_refused_in_one_short_sentence() {
+    let long = format!("--seconds={}", "9".repeat(100_000));
+    for (argument, words) in [
+        (OsStr::from_bytes(b"--seconds=\xff"), "not UTF-8"),
+        (OsStr::new(&long), "not a whole number"),
+    ] {
+        let ended = run_with("demo", argument).await;
+
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert_eq!(ended.stderr.trim().lines().count(), 1, "{ended:?}");
+        assert!(ended.stderr.contains(words), "{ended:?}");
+        assert!(ended.stderr.len() < 400, "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_registry_is_out_of_reach_ends_and_leaves_no_process() {
+    let registry = format!("etcd://127.0.0.1:{}", free_port());
+
+    let cut = Running::start("demo", &format!("--registry {registry}"));
+    until("four processes", Duration::from_secs(20), || async {
+        processes_with(&registry).len() == 5
+    })
+    .await;
+    cut.signal(Signal::SIGINT);
+    let cut = cut.ended().await;
+    let tired = run("demo", &format!("--registry {registry}")).await;
+
+    assert_eq!(cut.code, Some(0), "{cut:?}");
+    assert_eq!(tired.code, Some(1), "{tired:?}");
+    assert!(tired.stderr.contains("in reach"), "{tired:?}");
+    assert_eq!(processes_with(&registry), Vec::<String>::new());
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 /// Processes whose command line has these words in it.

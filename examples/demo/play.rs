@@ -71,6 +71,8 @@ struct Cast {
     servers: BTreeMap<usize, Server>,
     starting: JoinSet<Result<(usize, Server), Stop>>,
     leaving: JoinSet<()>,
+    /// Whether it is over, so that nobody waits for a server that is starting.
+    over: CancellationToken,
     /// The number of the next new server.
     next: usize,
     /// The server killed last, and when.
@@ -100,7 +102,8 @@ pub(crate) async fn play(plan: Plan) -> Result<ExitCode, Stop> {
     };
     let (picture, score, error) = played?;
     picture.end(score, error.as_ref(), Instant::now());
-    Ok(ExitCode::from(u8::from(score.failed > 0 || score.ok == 0)))
+    // Who interrupts it before the first answer has seen no failure.
+    Ok(ExitCode::from(u8::from(score.failed > 0)))
 }
 
 impl Cast {
@@ -110,6 +113,7 @@ impl Cast {
             servers: BTreeMap::new(),
             starting: JoinSet::new(),
             leaving: JoinSet::new(),
+            over: CancellationToken::new(),
             next: 1,
             killed: None,
         }
@@ -239,14 +243,16 @@ impl Cast {
 
     fn start(&mut self, number: usize) {
         let (registry, url) = (self.plan.registry.clone(), self.plan.url.clone());
+        let over = self.over.clone();
         self.starting.spawn(async move {
-            let server = Server::start(&registry, &url, &format!("s{number}")).await?;
+            let server = Server::start(&registry, &url, &format!("s{number}"), &over).await?;
             Ok((number, server))
         });
     }
 
     /// Nothing is left behind: no task, no process, no key.
     async fn leave(&mut self) {
+        self.over.cancel();
         while let Some(started) = self.starting.join_next().await {
             if let Ok(Ok((number, server))) = started {
                 self.servers.insert(number, server);

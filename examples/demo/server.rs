@@ -5,12 +5,10 @@ use std::{
     env,
     future::pending,
     io,
-    pin::pin,
     process::{ExitCode, Stdio},
     time::Duration,
 };
 
-use futures_util::StreamExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -63,11 +61,17 @@ pub(crate) struct Orders {
 }
 
 impl Server {
-    /// Starts one, and returns when it is registered or has failed to be.
-    pub(crate) async fn start(registry: &RegistryUrl, url: &str, id: &str) -> Result<Self, Stop> {
+    /// Starts one, and returns when it is registered or has failed to be, or when nobody waits for that
+    /// any more.
+    pub(crate) async fn start(
+        registry: &RegistryUrl,
+        url: &str,
+        id: &str,
+        unwaited: &CancellationToken,
+    ) -> Result<Self, Stop> {
         match registry.scheme() {
             Scheme::Memory => Self::thread(registry.clone(), id.to_owned()).await,
-            _ => Self::child(url, id).await,
+            _ => Self::child(url, id, unwaited).await,
         }
     }
 
@@ -99,7 +103,7 @@ impl Server {
         Ok(Self::Thread { orders, die, ended })
     }
 
-    async fn child(url: &str, id: &str) -> Result<Self, Stop> {
+    async fn child(url: &str, id: &str, unwaited: &CancellationToken) -> Result<Self, Stop> {
         let mut child = process::Command::new(env::current_exe().map_err(cannot("find myself"))?)
             .args(["--registry", url, "--server", id])
             .stdin(Stdio::piped())
@@ -110,11 +114,16 @@ impl Server {
         // It says one byte when it is registered, or ends with a reason on standard error.
         let mut stdout = child.stdout.take();
         let mut byte = [0];
-        let said = match &mut stdout {
-            Some(stdout) => stdout.read_exact(&mut byte).await,
-            None => Ok(0),
+        let said = async {
+            match &mut stdout {
+                Some(stdout) => stdout.read_exact(&mut byte).await,
+                None => Ok(0),
+            }
         };
-        said.map_err(|_| Stop::Failed(format!("server {id} did not start (see above)")))?;
+        if let Some(Err(_)) = unwaited.run_until_cancelled(said).await {
+            let what = format!("server {id} did not start (see above)");
+            return Err(Stop::Failed(what));
+        }
         Ok(Self::Child(child))
     }
 
@@ -235,13 +244,12 @@ async fn serve(
         Ok(begun) => begun,
         Err(error) => return tell(Err(error)),
     };
-    let mut states = pin!(registration.states());
-    while let Some(state) = states.next().await {
-        if state == State::Registered {
-            break;
-        }
+    // Where the registry is out of reach, that may take for ever.
+    let registered = registration.until(State::Registered);
+    // One that has ended is told by its closing.
+    if let Some(_told) = orders.leave.run_until_cancelled(registered).await {
+        tell(Ok(()));
     }
-    tell(Ok(()));
 
     tokio::select! {
         () = orders.drain.cancelled() => drop(registration.drain().await),

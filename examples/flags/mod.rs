@@ -37,7 +37,13 @@ impl Flags {
     /// There, a line that starts with two spaces and a flag describes it; a word in capitals after it says
     /// that it takes a value.
     pub fn read(usage: &'static str) -> Result<Self, Stop> {
-        Self::of(usage, env::args().skip(1))
+        let args = env::args_os().skip(1).map(|arg| {
+            arg.into_string().map_err(|arg| {
+                let what = shown(&arg.to_string_lossy());
+                Stop::Wrong(format!("{what} is not UTF-8: write it in UTF-8"))
+            })
+        });
+        Self::of(usage, args.collect::<Result<Vec<_>, _>>()?.into_iter())
     }
 
     fn of(usage: &'static str, mut args: impl Iterator<Item = String>) -> Result<Self, Stop> {
@@ -54,7 +60,8 @@ impl Flags {
             let Some(takes) = known.get(&*name) else {
                 let names: Vec<_> = known.keys().copied().collect();
                 return Err(Stop::Wrong(format!(
-                    "{name:?} is not a flag: use {}",
+                    "{} is not a flag: use {}",
+                    shown(&name),
                     names.join(", ")
                 )));
             };
@@ -66,9 +73,12 @@ impl Flags {
                     )));
                 }
                 (Some(_), Some(value)) => value,
-                (Some(what), None) => args.next().ok_or_else(|| {
-                    Stop::Wrong(format!("{name} lacks its value: write {name} {what}"))
-                })?,
+                (Some(what), None) => args
+                    .next()
+                    .filter(|value| !known.contains_key(&**value))
+                    .ok_or_else(|| {
+                        Stop::Wrong(format!("{name} lacks its value: write {name} {what}"))
+                    })?,
             };
             if given.insert(name.clone(), value).is_some() {
                 return Err(Stop::Wrong(format!("{name} is given twice: give it once")));
@@ -104,7 +114,7 @@ impl Flags {
         };
         match text.parse() {
             Ok(value) => Ok(Some(value)),
-            Err(error) => Err(Stop::Wrong(format!("{name} {text:?}: {error}"))),
+            Err(error) => Err(Stop::Wrong(format!("{name} {}: {error}", shown(text)))),
         }
     }
 
@@ -116,7 +126,8 @@ impl Flags {
         match text.parse() {
             Ok(number) if limits.contains(&number) => Ok(Some(number)),
             _ => Err(Stop::Wrong(format!(
-                "{name} {text:?} is not a whole number from {} to {}: write {name} {}",
+                "{name} {} is not a whole number from {} to {}: write {name} {}",
+                shown(text),
                 limits.start(),
                 limits.end(),
                 limits.start()
@@ -141,6 +152,15 @@ fn known(usage: &str) -> BTreeMap<&str, Option<&str>> {
 
 fn is_placeholder(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_uppercase())
+}
+
+/// What was given, in quotes: its beginning, where it is long.
+pub fn shown(text: &str) -> String {
+    const LONGEST: usize = 100;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{:?}… ({} bytes)", &text[..end], text.len()),
+        None => format!("{text:?}"),
+    }
 }
 
 impl Stop {

@@ -8,6 +8,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     path::PathBuf,
     process::{Command as Build, Stdio},
     sync::OnceLock,
@@ -103,7 +104,11 @@ pub struct Running {
 
 impl Running {
     pub fn start(name: &str, flags: &str) -> Self {
-        let mut child = command(name, flags).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(command(name, flags))
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let pid = pid(&child);
         let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let ended = tokio::spawn(async move {
@@ -150,6 +155,13 @@ impl Ended {
 /// Runs a program to its end.
 pub async fn run(name: &str, flags: &str) -> Ended {
     Running::start(name, flags).ended().await
+}
+
+/// Runs a program to its end with one argument, which need not be text.
+pub async fn run_with(name: &str, argument: &OsStr) -> Ended {
+    let mut command = command(name, "");
+    command.arg(argument);
+    Running::spawn(command).ended().await
 }
 
 fn command(name: &str, flags: &str) -> Command {
