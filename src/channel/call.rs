@@ -80,6 +80,7 @@ impl<'a> Attempts<'a> {
             self.tried.clear();
             self.tried.extend(self.refused.clone());
             if let Some(chosen) = self.choose(&self.shared.view.load()) {
+                self.tell_time_left();
                 return Ok(chosen);
             }
             let (until, due) = self.until();
@@ -101,6 +102,14 @@ impl<'a> Attempts<'a> {
             .patience
             .get_or_insert_with(|| Instant::now() + patience);
         (until, |outlook| Status::unavailable(outlook))
+    }
+
+    /// A server that is called late is not to work longer than the caller waits.
+    fn tell_time_left(&mut self) {
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.outgoing.headers_mut().insert(TIMEOUT, write(left));
+        }
     }
 
     fn choose(&self, view: &View) -> Option<(Endpoint, Arc<Connection>)> {
@@ -315,6 +324,21 @@ mod tests {
             assert_eq!(read(&write(limit)).unwrap(), limit);
         }
         assert_eq!(write(Duration::MAX), "99999999H");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waited_tells_the_server_what_is_left() {
+        let servers = crate::resolve::Fixed::at(["10.0.0.1:1"]).unwrap();
+        let channel = Channel::over("greeter".parse().unwrap(), servers);
+        let channel = channel.build().unwrap();
+        let request = http::Request::builder().header(TIMEOUT, "5S");
+        let request = request.body(Body::empty()).unwrap();
+        let mut call = Attempts::new(&channel.shared, request).unwrap();
+
+        tokio::time::advance(Duration::from_secs(2)).await;
+        call.tell_time_left();
+
+        assert_eq!(call.outgoing.headers()[TIMEOUT], "3000000u");
     }
 
     #[test]
