@@ -83,6 +83,8 @@ impl Body for Watched {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let status = ready!(this.poll_deadline(cx));
+                // Who has got the error may hold on to the body for long.
+                this.incoming.cancel();
                 return Poll::Ready(Some(Err(this.failed(status))));
             }
         };

@@ -59,6 +59,13 @@ impl Incoming {
     }
 }
 
+impl Incoming {
+    /// Gives the rest up, and tells the server.
+    pub(crate) fn cancel(&mut self) {
+        self.open = None;
+    }
+}
+
 impl Open {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if !self.trailers_next {

@@ -322,3 +322,23 @@ async fn a_response_that_breaks_the_rules_fails_though_the_request_goes_on() {
     let status = ended.expect("an end, in time").unwrap_err();
     assert_eq!(status.code(), tonic::Code::Internal, "{status}");
 }
+
+#[tokio::test]
+async fn a_response_that_is_given_up_is_over_though_it_is_held_on_to() {
+    let (dialed, server) = served().await;
+    let mut calls = accepting(server);
+    let mut call = unary("hello");
+    let (response, (_, mut respond)) = tokio::join!(dialed.connection.call(&mut call), async {
+        let (request, mut respond) = calls.recv().await.unwrap();
+        let send = respond.send_response(Response::new(()), false).unwrap();
+        (request, send)
+    });
+    let mut held = response.unwrap().into_body();
+    assert_eq!(dialed.connection.open(), 1);
+
+    held.cancel();
+
+    assert_eq!(dialed.connection.open(), 0);
+    let reset = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+    assert_eq!(reset, h2::Reason::CANCEL);
+}
