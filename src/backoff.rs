@@ -34,9 +34,10 @@ pub(crate) fn countable(limit: Duration) -> Duration {
 }
 
 impl Backoff {
-    /// From `first` to `most`, growing by 1.6, with a jitter of a fifth either way.
+    /// From `first` to `most`, growing by 1.6, with a jitter of a fifth either way. A wait of less than a
+    /// millisecond is none, and counts as one.
     pub fn between(first: Duration, most: Duration) -> Self {
-        let first = countable(first);
+        let first = countable(first).max(Duration::from_millis(1));
         Self {
             first,
             most: countable(most).max(first),

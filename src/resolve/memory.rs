@@ -114,10 +114,10 @@ impl Memory {
     }
 
     /// How long the leases of those who register through this handle live unless they are renewed. Ten
-    /// seconds, unless set.
+    /// seconds, unless set; at least 10 ms.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = countable(ttl);
+        self.ttl = countable(ttl).max(Duration::from_millis(10));
         self
     }
 
