@@ -50,7 +50,12 @@ const EVENTS: usize = 1024;
 
 impl Builder {
     pub(super) fn at(target: Target) -> Self {
-        Self::new(target.service().clone(), Source::Target(Box::new(target)))
+        let lease = target.registry().ttl();
+        let builder = Self::new(target.service().clone(), Source::Target(Box::new(target)));
+        match lease {
+            Some(lease) => builder.grace(lease),
+            None => builder,
+        }
     }
 
     pub(super) fn over(service: ServiceName, resolve: Arc<dyn Resolve>) -> Self {
@@ -164,8 +169,8 @@ impl Builder {
     }
 
     /// How long an instance that vanished from the registry without a word may serve on while its
-    /// connection is healthy. Ten seconds, unless set: as long as a lease. A shorter time trusts the
-    /// registry more, and an etcd whose leader stalls deletes living servers.
+    /// connection is healthy. As long as a lease, unless set: ten seconds, or the `ttl` in the URL. A
+    /// shorter time trusts the registry more, and an etcd whose leader stalls deletes living servers.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.limits.grace = countable(grace);
         self
