@@ -91,6 +91,9 @@ enum Link {
     Waiting(Instant),
 }
 
+/// A connection that took calls for less than this was hardly one.
+const BRIEF: Duration = Duration::from_secs(1);
+
 impl Set {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
@@ -144,7 +147,8 @@ impl Set {
         (true, self.settle(now))
     }
 
-    /// The connection takes no new calls; those in flight go on. Another is made at once.
+    /// The connection takes no new calls; those in flight go on. Another is made at once, unless this one
+    /// was told so as soon as it was made: the next might fare alike, again and again.
     pub(crate) fn going_away(
         &mut self,
         id: &InstanceId,
@@ -157,10 +161,16 @@ impl Set {
             .get_mut(id)
             .filter(|entry| entry.link == Link::Up(attempt))
         {
-            entry.link = Link::Queued;
             entry.vitals.failed(why);
+            if now < entry.vitals.condition().since + BRIEF {
+                let until = now + entry.redial.next();
+                entry.link = Link::Waiting(until);
+                self.due.insert((until, id.clone()));
+            } else {
+                entry.link = Link::Queued;
+                self.queue.push_back(id.clone());
+            }
             entry.show(now);
-            self.queue.push_back(id.clone());
             self.steps.push(Step::Drain(Arc::clone(&entry.vitals)));
             self.changed = true;
         }

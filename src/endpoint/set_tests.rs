@@ -66,6 +66,12 @@ impl Scene {
         self.note(steps);
     }
 
+    fn goodbye(&mut self, id: char) {
+        let attempt = self.dials[&id.to_string()].attempt;
+        let steps = self.set.going_away(&name(id), attempt, refused(), self.now);
+        self.note(steps);
+    }
+
     fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(due) = self.set.next_due().filter(|due| *due <= until) {
@@ -345,11 +351,9 @@ fn an_outage_changes_nothing_but_the_age() {
 fn a_goodbye_drains_the_connection_and_makes_another_at_once() {
     let mut scene = Scene::connected("ab");
     let attempt = scene.dials["a"].attempt;
+    scene.wait(BRIEF);
 
-    let steps = scene
-        .set
-        .going_away(&name('a'), attempt, refused(), scene.now);
-    scene.note(steps);
+    scene.goodbye('a');
 
     assert_eq!(scene.seen(), ["drain", "dial a"]);
     assert_eq!(scene.ready(), "b");
@@ -359,6 +363,19 @@ fn a_goodbye_drains_the_connection_and_makes_another_at_once() {
         scene.seen().is_empty(),
         "the end of the old connection says nothing about the new one"
     );
+}
+
+#[test]
+fn a_goodbye_in_place_of_a_greeting_is_a_reason_to_wait() {
+    let mut scene = Scene::connected("ab");
+
+    scene.goodbye('a');
+
+    assert_eq!(scene.seen(), ["drain"]);
+    scene.wait(Duration::from_millis(99));
+    assert!(scene.seen().is_empty());
+    scene.wait(Duration::from_millis(1));
+    assert_eq!(scene.seen(), ["dial a"]);
 }
 
 #[test]
