@@ -77,7 +77,6 @@ mod name;
 pub mod register;
 pub mod resolve;
 mod target;
-#[allow(dead_code, reason = "retries by policy are to use the rest")]
 pub mod transport;
 
 pub use backoff::Backoff;

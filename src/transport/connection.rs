@@ -121,6 +121,7 @@ impl Connection {
     }
 
     /// How many calls are open.
+    #[cfg(test)]
     pub(crate) fn open(&self) -> usize {
         self.0.shared.quota.open()
     }

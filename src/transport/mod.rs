@@ -2,8 +2,9 @@
 //!
 //! One task drives a connection (its driver); the caller's own task opens its stream, sends its
 //! body under flow control and reads the response. There is no queue between them, and no task per
-//! call. What a balancer must know is visible: whether a call left at all, whether the server said
-//! that it did not process it, how many streams fit, and when the server wants no more.
+//! call, but for the rest of a request whose response has begun. What a balancer must know is
+//! visible: whether a call left at all, whether the server said that it did not process it, how many
+//! streams fit, and when the server wants no more.
 
 use std::time::Duration;
 
@@ -31,7 +32,6 @@ pub use connect::{Connect, Connecting, Io, Tcp};
 pub(crate) use no_tls::Tls;
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
-#[allow(unused_imports, reason = "the channel is to use them")]
 pub(crate) use {
     connection::{Connection, Failure},
     dial::Dialer,

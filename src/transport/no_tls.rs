@@ -10,6 +10,7 @@ use crate::{Address, Error, Instance};
 pub(crate) enum Tls {}
 
 impl Tls {
+    #[cfg(feature = "etcd")]
     pub(crate) fn check(&self) -> Result<(), Error> {
         match *self {}
     }

@@ -47,6 +47,7 @@ impl Outgoing {
     }
 
     /// Sets how much of the body is kept. 64 KiB, unless set; 0 never sends a body twice.
+    #[cfg(any(feature = "etcd", test))]
     pub(crate) fn keep(mut self, bytes: usize) -> Self {
         self.source.kept.most = bytes;
         self
@@ -65,11 +66,6 @@ impl Outgoing {
     /// The same, to change before an attempt.
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.head.headers
-    }
-
-    /// What the caller put beside the request.
-    pub(crate) fn extensions(&self) -> &http::Extensions {
-        &self.head.extensions
     }
 
     /// Makes it ready to be sent from its start; `false` if it can no longer be.
