@@ -326,6 +326,55 @@ async fn five_thousand_appear_at_once() {
     assert!(view.number() <= 50, "{} views", view.number());
 }
 
+#[tokio::test]
+async fn channels_to_one_service_share_a_watch_and_the_last_one_ends_it() {
+    let etcd = Etcd::start().await;
+    let url = etcd.url();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    let open = |service: &str| {
+        Channel::builder(format!("{url}/{service}").parse().unwrap())
+            .build()
+            .unwrap()
+    };
+    let watchers = async || etcd.metric("etcd_debugging_mvcc_watcher_total").await;
+
+    let channels = [
+        open("greeter"),
+        open("greeter"),
+        open("greeter"),
+        open("other"),
+    ];
+    for channel in &channels {
+        let mut view = channel.view();
+        while !view.is_listed() {
+            view = channel.changed(view.number()).await;
+        }
+    }
+    let began = Instant::now();
+    while watchers().await < 2.0 {
+        assert!(
+            Instant::now() - began < Duration::from_secs(5),
+            "one watch a service"
+        );
+    }
+    assert_eq!(watchers().await, 2.0);
+    drop(channels);
+
+    let began = Instant::now();
+    while watchers().await > 0.0 || tasks() > before {
+        assert!(
+            Instant::now() - began < Duration::from_secs(5),
+            "{} tasks live on",
+            tasks() - before
+        );
+    }
+}
+
 async fn serve() -> (
     std::net::SocketAddr,
     tokio_util::task::AbortOnDropHandle<()>,

@@ -298,7 +298,9 @@ impl Set {
         for instance in instances {
             self.put(instance, now);
         }
-        self.listed = true;
+        if !std::mem::replace(&mut self.listed, true) {
+            self.changed = true;
+        }
         self.went_fresh();
     }
 

@@ -326,6 +326,15 @@ fn a_held_one_that_the_registry_knows_to_be_gone_leaves() {
 }
 
 #[test]
+fn an_empty_list_is_news_too() {
+    let mut scene = Scene::new();
+
+    scene.apply(Update::Reset(Vec::new()));
+
+    assert!(scene.set.take_changed() && scene.set.listed());
+}
+
+#[test]
 fn an_outage_changes_nothing_but_the_age() {
     let mut scene = Scene::connected("ab");
 
