@@ -1,6 +1,9 @@
 //! Feeds the balancer that comes with tonic.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::StreamExt;
 use tokio::sync::mpsc::Sender;
@@ -71,9 +74,8 @@ fn changes(
 ) -> Vec<Change<InstanceId, Endpoint>> {
     let (puts, removes) = match update {
         Update::Reset(all) => {
-            let gone = known
-                .keys()
-                .filter(|id| !all.iter().any(|instance| &instance.id == *id));
+            let there: BTreeSet<_> = all.iter().map(|instance| &instance.id).collect();
+            let gone = known.keys().filter(|id| !there.contains(id));
             let gone = gone.cloned().collect();
             (all, gone)
         }
