@@ -7,7 +7,7 @@ mod echo;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use echo::{EchoClient, EchoRequest, EchoResponse, EchoServer};
+use echo::{Echo, EchoClient, EchoRequest, EchoResponse, EchoServer};
 use futures_util::{FutureExt, Stream, StreamExt, future::join_all, stream};
 use tokio::{
     net::TcpListener,
@@ -137,10 +137,19 @@ impl echo::Service for Oracle {
 }
 
 async fn serve(router: Router) -> Channel {
+    over([listen(router).await])
+}
+
+/// The address of a server of this.
+async fn listen(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    let servers = Fixed::at([address.as_str()]).unwrap();
+    address
+}
+
+fn over<const N: usize>(addresses: [String; N]) -> Channel {
+    let servers = Fixed::at(addresses.each_ref().map(String::as_str)).unwrap();
     Channel::over("oracle".parse().unwrap(), servers)
         .build()
         .unwrap()
@@ -391,6 +400,32 @@ async fn a_server_that_allows_few_streams_costs_no_call() {
     let longest = join_all(callers).await.into_iter().max().unwrap();
 
     assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_find_no_room_go_where_there_is_room_first() {
+    let one_at_a_time = |echo| {
+        let mut server = Server::builder().max_concurrent_streams(1);
+        server.add_service(EchoServer::new(echo))
+    };
+    let stuck = Echo::new("stuck").delay(Duration::from_secs(3600));
+    let channel = over([
+        listen(one_at_a_time(stuck)).await,
+        listen(one_at_a_time(Echo::new("quick"))).await,
+    ]);
+    channel.ready(2).await;
+
+    let calls = (0..64).map(|_| {
+        let mut client = EchoClient::new(channel.clone());
+        let mut request = Request::new(ask("hello"));
+        request.set_timeout(Duration::from_secs(3));
+        async move { client.unary_echo(request).await }
+    });
+    let answers = join_all(calls).await;
+
+    // The one that the stuck server took is lost, and no other waits for it to end.
+    let lost = answers.iter().filter(|answer| answer.is_err());
+    assert_eq!(lost.count(), 1, "{answers:?}");
 }
 
 /// Calls one after the other, each of which must succeed; how long the longest took.

@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderValue};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
 use super::{Channel, ServedBy, Shared, View, body};
@@ -14,7 +15,7 @@ use crate::{
     Endpoint, Error, InstanceId,
     balance::{self, Call},
     endpoint::Outcome,
-    transport::{Connection, Failure, Outgoing},
+    transport::{Connection, Failure, Outgoing, Slot},
 };
 
 /// Sends a request to this endpoint, if it is connected.
@@ -24,9 +25,21 @@ pub(super) async fn call_one(
     request: http::Request<Body>,
 ) -> Result<http::Response<Body>, Status> {
     let mut call = Attempts::new(&channel.shared, request)?;
-    let away = || Status::unavailable(format!("endpoint {} is not connected", endpoint.id()));
+    let id = endpoint.id().clone();
+    let away = || Status::unavailable(format!("endpoint {id} is not connected"));
     let connection = connected(&endpoint).ok_or_else(away)?;
-    call.attempt(&endpoint, &connection).await?.ok_or_else(away)
+    let slot = match call.deadline {
+        Some(deadline) => timeout_at(deadline, connection.slot()).await,
+        None => Ok(connection.slot().await),
+    };
+    let late = || ServedBy::new(id.clone(), connection.address().clone());
+    let slot = slot.map_err(|_| body::late(&late()))?;
+    let chosen = Chosen {
+        endpoint,
+        connection,
+        slot: slot.ok_or_else(away)?,
+    };
+    call.attempt(chosen).await?.ok_or_else(away)
 }
 
 /// Sends a request to a ready endpoint; to another if it did not leave, or was refused unseen.
@@ -36,12 +49,22 @@ pub(super) async fn call(
 ) -> Result<http::Response<Body>, Status> {
     let mut call = Attempts::new(&channel.shared, request)?;
     loop {
-        let (endpoint, connection) = call.endpoint().await?;
-        if let Some(response) = call.attempt(&endpoint, &connection).await? {
+        let chosen = call.endpoint().await?;
+        if let Some(response) = call.attempt(chosen).await? {
             return Ok(response);
         }
     }
 }
+
+/// Where a call goes, and its place there.
+struct Chosen {
+    endpoint: Endpoint,
+    connection: Arc<Connection>,
+    slot: Slot,
+}
+
+/// So many connections without room are waited for at once; which ones is left to chance.
+const QUEUES: usize = 16;
 
 struct Attempts<'a> {
     shared: &'a Shared,
@@ -67,27 +90,55 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// An endpoint that is connected and not yet tried, as soon as there is one.
-    async fn endpoint(&mut self) -> Result<(Endpoint, Arc<Connection>), Status> {
+    /// An endpoint that is connected, not yet tried and has room, as soon as there is one.
+    async fn endpoint(&mut self) -> Result<Chosen, Status> {
         if let Some(chosen) = self.choose(&self.shared.view.load()) {
             return Ok(chosen);
         }
         // Marked as seen before the view is looked at again, so that no view goes by unnoticed.
         let mut changed = self.shared.changed.subscribe();
         let _waiting = Waiting::begin(self.shared);
+        let mut full = Vec::new();
+        let mut room = FuturesUnordered::new();
         loop {
             changed.borrow_and_update();
             self.tried.clear();
             self.tried.extend(self.refused.clone());
-            if let Some(chosen) = self.choose(&self.shared.view.load()) {
+            let view = self.shared.view.load_full();
+            if let Some(chosen) = self.choose(&view) {
                 self.tell_time_left();
                 return Ok(chosen);
             }
-            let (until, due) = self.until();
-            // The sender lives in `shared`, so the only news is a change or the time.
-            if timeout_at(until, changed.changed()).await.is_err() {
-                let outlook = self.shared.view.load().outlook(Instant::now());
-                return Err(due(outlook));
+            // It has not left, so that whoever has room first may have it. While nobody comes or goes
+            // it keeps its turns.
+            let usable = self.usable_of(&view.ready).take(QUEUES);
+            let stays = |(_, connection): &(Endpoint, Arc<Connection>)| connection.accepts();
+            if usable.count() != full.len() || !full.iter().all(stays) {
+                full = self.usable_of(&view.ready).take(QUEUES).collect();
+                room = full.iter().cloned().map(room_at).collect();
+            }
+            let (until, due) = match self.deadline {
+                // A call without a time limit waits for room as long as there is a connection.
+                None if !full.is_empty() => (None, Status::unavailable as fn(String) -> Status),
+                _ => {
+                    let (until, due) = self.until();
+                    (Some(until), due)
+                }
+            };
+            // The sender lives in `shared`, so the only news is a change, room or the time.
+            tokio::select! {
+                Some(chosen) = room.next() => if let Some(chosen) = chosen {
+                    self.tell_time_left();
+                    return Ok(chosen);
+                },
+                _ = changed.changed() => {}
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    let mut outlook = self.shared.view.load().outlook(Instant::now());
+                    if !full.is_empty() {
+                        outlook += "; those that are ready allow no more calls at once";
+                    }
+                    return Err(due(outlook));
+                }
             }
         }
     }
@@ -112,7 +163,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn choose(&self, view: &View) -> Option<(Endpoint, Arc<Connection>)> {
+    fn choose(&self, view: &View) -> Option<Chosen> {
         let pick = view.pick.as_ref()?;
         let ready = &view.ready;
         let picked = pick.pick(&Call {
@@ -121,31 +172,39 @@ impl<'a> Attempts<'a> {
             tried: &self.tried,
         });
         let picked = if picked < ready.len() { picked } else { 0 };
-        if let Some(connection) = self
-            .usable(&ready[picked])
-            .filter(|connection| connection.room() > 0)
+        let endpoint = &ready[picked];
+        if let Some(connection) = self.usable(endpoint)
+            && let Some(slot) = connection.try_slot()
         {
-            return Some((ready[picked].clone(), connection));
+            return Some(Chosen {
+                endpoint: endpoint.clone(),
+                connection,
+                slot,
+            });
         }
-        // The next after a place by chance, so that a dead one's neighbour does not get all its calls.
+        let with_room = self.usable_of(ready).find_map(has_room);
+        with_room.or_else(|| self.refused_again(ready))
+    }
+
+    /// Those a call can go to, from a place by chance: a dead one's neighbour does not get all its calls.
+    fn usable_of<'r>(
+        &'r self,
+        ready: &'r [Endpoint],
+    ) -> impl Iterator<Item = (Endpoint, Arc<Connection>)> + 'r {
         let start = balance::below(ready.len());
-        let others = || ready[start..].iter().chain(&ready[..start]);
-        let usable = |endpoint: &Endpoint| Some((endpoint.clone(), self.usable(endpoint)?));
-        let with_room = others()
-            .filter_map(usable)
-            .find(|(_, connection)| connection.room() > 0);
-        let any = || with_room.or_else(|| others().find_map(usable));
-        any().or_else(|| self.refused_again(ready))
+        let all = ready[start..].iter().chain(&ready[..start]);
+        all.filter_map(|endpoint| Some((endpoint.clone(), self.usable(endpoint)?)))
     }
 
     /// Whoever refused it may have it once more, when there is nobody else.
-    fn refused_again(&self, ready: &[Endpoint]) -> Option<(Endpoint, Arc<Connection>)> {
+    fn refused_again(&self, ready: &[Endpoint]) -> Option<Chosen> {
         let refused = self.refused.as_ref()?;
         let times = self.tried.iter().filter(|id| *id == refused).count();
-        let endpoint = ready
-            .iter()
-            .find(|endpoint| endpoint.id() == refused && times < 2)?;
-        Some((endpoint.clone(), connected(endpoint)?))
+        if times >= 2 || self.usable_of(ready).next().is_some() {
+            return None;
+        }
+        let endpoint = ready.iter().find(|endpoint| endpoint.id() == refused)?;
+        has_room((endpoint.clone(), connected(endpoint)?))
     }
 
     fn usable(&self, endpoint: &Endpoint) -> Option<Arc<Connection>> {
@@ -156,15 +215,18 @@ impl<'a> Attempts<'a> {
     }
 
     /// A response; or none, if it can be sent to another.
-    async fn attempt(
-        &mut self,
-        endpoint: &Endpoint,
-        connection: &Connection,
-    ) -> Result<Option<http::Response<Body>>, Status> {
+    async fn attempt(&mut self, chosen: Chosen) -> Result<Option<http::Response<Body>>, Status> {
+        let Chosen {
+            endpoint,
+            connection,
+            slot,
+        } = chosen;
         let mut in_flight = endpoint.begin();
         let sent = match self.deadline {
-            Some(deadline) => timeout_at(deadline, connection.call(&mut self.outgoing)).await,
-            None => Ok(connection.call(&mut self.outgoing).await),
+            Some(deadline) => {
+                timeout_at(deadline, connection.call_in(slot, &mut self.outgoing)).await
+            }
+            None => Ok(connection.call_in(slot, &mut self.outgoing).await),
         };
         let served = ServedBy::new(endpoint.id().clone(), connection.address().clone());
         let failed = |mut status: Status| {
@@ -232,6 +294,26 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// A place there, if there is one now.
+fn has_room((endpoint, connection): (Endpoint, Arc<Connection>)) -> Option<Chosen> {
+    let slot = connection.try_slot()?;
+    Some(Chosen {
+        endpoint,
+        connection,
+        slot,
+    })
+}
+
+/// A place there, in turn; none when the connection takes no more calls.
+async fn room_at((endpoint, connection): (Endpoint, Arc<Connection>)) -> Option<Chosen> {
+    let slot = connection.slot().await?;
+    Some(Chosen {
+        endpoint,
+        connection,
+        slot,
+    })
 }
 
 fn connected(endpoint: &Endpoint) -> Option<Arc<Connection>> {

@@ -76,7 +76,7 @@ pub(super) struct Parting {
 }
 
 /// A stream's place among those the peer allows.
-pub(super) struct Slot(Arc<Shared>);
+pub(crate) struct Slot(Arc<Shared>);
 
 impl Connection {
     pub(super) fn new(
@@ -116,6 +116,7 @@ impl Connection {
     }
 
     /// How many calls can begin now without waiting for another to end.
+    #[cfg(test)]
     pub(crate) fn room(&self) -> usize {
         self.0.shared.quota.room()
     }
@@ -133,6 +134,23 @@ impl Connection {
             .leave(limit.map(|limit| Instant::now() + limit));
     }
 
+    /// A place for a call, if there is one now.
+    pub(crate) fn try_slot(&self) -> Option<Slot> {
+        let shared = &self.0.shared;
+        shared.quota.try_take().then(|| Slot(Arc::clone(shared)))
+    }
+
+    /// A place for a call, in turn; none if the connection takes no more calls.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the place in the queue, and nothing else.
+    pub(crate) async fn slot(&self) -> Option<Slot> {
+        let shared = &self.0.shared;
+        let taken = shared.quota.take().await;
+        taken.then(|| Slot(Arc::clone(shared)))
+    }
+
     /// Sends a call and returns the head of its response.
     ///
     /// Without room for another stream, it waits in turn for one to end.
@@ -140,12 +158,29 @@ impl Connection {
     /// # Cancel safety
     ///
     /// Dropping the future cancels the call: the server is told by a reset of its stream.
+    #[cfg(any(test, feature = "etcd"))]
     pub(crate) async fn call(&self, call: &mut Outgoing) -> Result<Response<Incoming>, Failure> {
-        let shared = &self.0.shared;
-        if !shared.quota.take().await {
-            return Err(Failure::NotSent(shared.closed()));
+        match self.slot().await {
+            Some(slot) => self.call_in(slot, call).await,
+            None => Err(Failure::NotSent(self.0.shared.closed())),
         }
-        let slot = Slot(Arc::clone(shared));
+    }
+
+    /// Sends a call that has its place on this connection, and returns the head of its response.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`call`](Self::call).
+    pub(crate) async fn call_in(
+        &self,
+        slot: Slot,
+        call: &mut Outgoing,
+    ) -> Result<Response<Incoming>, Failure> {
+        let shared = &self.0.shared;
+        debug_assert!(
+            Arc::ptr_eq(&slot.0, shared),
+            "a place on another connection"
+        );
         let writes = shared.traffic.writes();
         let (mut response, mut sending) = shared.open(call)?;
 

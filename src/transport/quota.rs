@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The streams a peer allows at once, and those that are open; whoever finds none left queues.
 ///
@@ -32,15 +32,22 @@ impl Quota {
         }
     }
 
+    /// Takes a place, if there is one now.
+    pub(super) fn try_take(&self) -> bool {
+        let place = self.free.try_acquire();
+        place.is_ok_and(|place| self.taken(place))
+    }
+
     /// Takes a place, in turn; `false` if the connection takes no more streams.
     pub(super) async fn take(&self) -> bool {
-        let place = match self.free.try_acquire() {
-            Ok(place) => place,
-            Err(_) => match self.free.acquire().await {
-                Ok(place) => place,
-                Err(_) => return false,
-            },
-        };
+        if self.try_take() {
+            return true;
+        }
+        let place = self.free.acquire().await;
+        place.is_ok_and(|place| self.taken(place))
+    }
+
+    fn taken(&self, place: SemaphorePermit<'_>) -> bool {
         place.forget();
         self.open.fetch_add(1, Ordering::AcqRel);
         true
@@ -90,6 +97,7 @@ impl Quota {
         self.free.is_closed()
     }
 
+    #[cfg(test)]
     pub(super) fn room(&self) -> usize {
         if self.is_closed() {
             0
