@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Connect, Connection, Driver, Io, Settings, Tls,
-    driver::{H2, Heard, Pace, Traffic},
+    driver::{H2, Heard, Pace},
     keep_alive::Pulse,
     outgoing::Origin,
 };
@@ -80,13 +80,16 @@ impl Dialer {
         let origin = self.origin(instance, address)?;
         let io = timeout_at(until, self.connect.connect(address)).await;
         let io = io.map_err(|_| self.overdue(address, "the network"))?;
-        let mut io = io.map_err(|error| unavailable(format!("connect to {address}"), error))?;
+        let io = io.map_err(|error| unavailable(format!("connect to {address}"), error))?;
+        // Below TLS, which may have sent a part of what it says it could not.
+        let (io, traffic) = Heard::new(io);
+        let mut io: Box<dyn Io> = Box::new(io);
         if let Some(tls) = &self.tls {
             let over = timeout_at(until, tls.over(io, instance, address)).await;
             io = over.map_err(|_| self.overdue(address, "TLS"))??;
         }
         let ready = timeout_at(until, self.handshake(io, address)).await;
-        let (sender, h2, traffic) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
+        let (sender, h2) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
 
         let (connection, shared) = Connection::new(address.clone(), origin, sender, traffic);
         let keep_alive = self.settings.keep_alive.map(|mut rule| {
@@ -102,12 +105,11 @@ impl Dialer {
         &self,
         io: Box<dyn Io>,
         address: &Address,
-    ) -> Result<(SendRequest<Bytes>, H2, Arc<Traffic>), Error> {
+    ) -> Result<(SendRequest<Bytes>, H2), Error> {
         let failed = |error| {
             let denied = self.tls.as_ref().and_then(|tls| tls.late(address, &error));
             denied.unwrap_or_else(|| unavailable(format!("begin HTTP/2 with {address}"), error))
         };
-        let (io, traffic) = Heard::new(io);
         let (mut sender, mut h2) = self.h2().handshake(io).await.map_err(failed)?;
         poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
@@ -120,7 +122,7 @@ impl Dialer {
             Poll::Pending => sender.poll_ready(cx).map_err(failed),
         })
         .await?;
-        Ok((sender, h2, traffic))
+        Ok((sender, h2))
     }
 
     fn h2(&self) -> client::Builder {

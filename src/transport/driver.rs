@@ -52,7 +52,7 @@ pub(crate) enum Told {
     Limit(usize),
 }
 
-pub(super) type H2 = client::Connection<Heard, Bytes>;
+pub(super) type H2 = client::Connection<Box<dyn Io>, Bytes>;
 
 /// How much slower than asked for to ping, because servers complained: each step doubles.
 #[derive(Debug, Default)]
