@@ -12,6 +12,12 @@ use crate::{Error, Memory, RegistryUrl, Result, Scheme};
 /// # Errors
 /// `Config` when nothing can be registered there, or the feature for it is missing.
 pub fn open(url: &RegistryUrl) -> Result<Arc<dyn Register>> {
+    if matches!(url.scheme(), Scheme::Memory | Scheme::Etcd) && !url.path().is_empty() {
+        let path = url.path();
+        return Err(Error::config(format!(
+            "register at {url}: a path names no registry; leave out `/{path}` and name the service `{path}/…`"
+        )));
+    }
     match url.scheme() {
         Scheme::Memory => {
             let registry = Memory::named("");
@@ -35,6 +41,18 @@ pub fn open(url: &RegistryUrl) -> Result<Arc<dyn Register>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_refused_and_not_passed_over() {
+        for url in ["etcd://127.0.0.1:2379/shop", "memory://shop"] {
+            let refused = open(&url.parse().unwrap()).err().unwrap();
+
+            assert!(
+                refused.to_string().contains("name the service `shop/…`"),
+                "{refused}"
+            );
+        }
+    }
 
     #[test]
     fn a_registry_that_is_only_read_is_refused() {

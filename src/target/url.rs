@@ -115,6 +115,11 @@ impl RegistryUrl {
         }
     }
 
+    /// What stands before the names of all services here, if anything does.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// One service of this registry.
     ///
     /// What the registry's path holds stands before the name. In a `file://` registry the service is a
