@@ -428,6 +428,30 @@ async fn calls_that_find_no_room_go_where_there_is_room_first() {
     assert_eq!(lost.count(), 1, "{answers:?}");
 }
 
+#[tokio::test]
+async fn a_call_that_waits_for_room_ends_with_its_deadline_and_says_what_it_waited_for() {
+    let server = EchoServer::new(Oracle::default());
+    let channel = serve({ Server::builder().max_concurrent_streams(1) }.add_service(server)).await;
+    let mut client = EchoClient::new(channel.clone());
+    let asked = stream::pending();
+    let _open = client.bidirectional_streaming_echo(asked).await.unwrap();
+    let mut request = Request::new(ask("hello"));
+    request.set_timeout(Duration::from_millis(200));
+
+    let status = client.unary_echo(request).await.unwrap_err();
+
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(
+        status.message().contains("allow no more calls at once"),
+        "{status}"
+    );
+    let view = channel.view();
+    assert_eq!(
+        (view.known()[0].failures(), view.known()[0].in_flight()),
+        (0, 1)
+    );
+}
+
 /// Calls one after the other, each of which must succeed; how long the longest took.
 async fn called_for(channel: Channel, time: Duration) -> Duration {
     let mut client = EchoClient::new(channel);

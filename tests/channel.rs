@@ -648,6 +648,27 @@ async fn thousands_at_once_make_a_handful_of_views_and_fail_no_call() {
     assert_eq!(calls.values().sum::<usize>(), 2_000);
 }
 
+#[derive(Debug)]
+struct Panics;
+
+impl tonic_fleet::balance::Policy for Panics {
+    fn over(&self, _: &[tonic_fleet::Endpoint]) -> Box<dyn tonic_fleet::balance::Pick> {
+        panic!("on purpose");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_panics_does_not_take_the_channel_along() {
+    let net = Net::default();
+    let (publisher, builder) = builder(&net);
+    let channel = builder.policy(Panics).build().unwrap();
+    let server = net.serve("a");
+
+    publisher.reset([server.instance.clone()]);
+
+    assert_eq!(ask(&channel).await.unwrap(), "a");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fallback_serves_until_the_registry_speaks() {
     let net = Net::default();

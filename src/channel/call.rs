@@ -250,6 +250,7 @@ impl<'a> Attempts<'a> {
                 Ok(Some(http::Response::from_parts(head, Body::new(watched))))
             }
             Ok(Err(Failure::NotSent(_))) => {
+                in_flight.not_sent();
                 self.tried.push(endpoint.id().clone());
                 Ok(None)
             }

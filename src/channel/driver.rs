@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, View};
 use crate::{
     Endpoint, Error, ErrorKind, Event, InstanceId,
-    balance::Policy,
+    balance::{LeastLoaded, Pick, Policy},
     endpoint::{Dial, Limits, Set, Step},
     resolve::{Update, Updates},
     transport::{Connection, Dialer, Told},
@@ -238,7 +238,7 @@ impl Running {
         self.set.take_changed();
         let shared = &self.driver.shared;
         let ready = self.set.ready();
-        let pick = (!ready.is_empty()).then(|| self.driver.policy.over(&ready));
+        let pick = (!ready.is_empty()).then(|| self.pick_over(&ready));
         let number = shared.view.load().number + 1;
         let known: Arc<[_]> = self.set.endpoints().collect();
         let size = known.len();
@@ -255,6 +255,20 @@ impl Running {
         }));
         shared.changed.send_replace(number);
         self.pace.published(Instant::now(), size);
+    }
+
+    /// A policy that panics must not take the channel along: another serves in its place.
+    fn pick_over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+        let policy = &self.driver.policy;
+        let over = std::panic::AssertUnwindSafe(|| policy.over(ready));
+        std::panic::catch_unwind(over).unwrap_or_else(|_| {
+            tracing::error!(
+                ?policy,
+                ready = ready.len(),
+                "the policy panicked; least_loaded serves instead"
+            );
+            LeastLoaded.over(ready)
+        })
     }
 
     /// Attempts are given up; connections end when their calls in flight have ended.

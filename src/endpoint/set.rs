@@ -317,7 +317,7 @@ impl Set {
 
     fn went_stale(&mut self, error: Error, now: Instant) {
         if self.stale.is_none() {
-            tracing::warn!(
+            tracing::debug!(
                 error = error.chain(),
                 kept = self.entries.len(),
                 "registry out of reach"

@@ -156,6 +156,11 @@ impl InFlight {
             self.vitals.failures.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// It never left, so it was no call to this endpoint.
+    pub(crate) fn not_sent(&self) {
+        self.vitals.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for InFlight {
