@@ -6,8 +6,9 @@ use crate::Endpoint;
 /// The one with fewer calls in flight, for its weight, of two drawn by chance.
 ///
 /// Two draws suffice to keep away from the busy ones, and unlike a search for the least busy of all they do
-/// not send every client to the same place at once. A slow server has more calls in flight and so gets fewer
-/// new ones; when nobody is busy, calls are shared by weight.
+/// not send every client to the same place at once. When nobody is busy, calls are shared by weight. One
+/// that takes four times as long to answer as the other counts as that much busier: calls in flight alone
+/// would give a hundred times slower server every second call of a caller who asks one at a time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastLoaded;
 
@@ -45,16 +46,26 @@ impl OfTwo {
 
     /// Whether the first is busier than the second, each for its weight.
     fn is_busier(&self, first: usize, second: usize) -> bool {
-        let [first, second] = [first, second].map(|place| {
-            let endpoint = &self.endpoints[place];
-            (
-                endpoint.in_flight() as u64,
-                u64::from(endpoint.instance().weight.max(1)),
-            )
-        });
-        first.0 * second.1 > second.0 * first.1
+        let [a, b] = [first, second].map(|place| &self.endpoints[place]);
+        let load = |endpoint: &Endpoint| endpoint.in_flight() as u64;
+        let weight = |endpoint: &Endpoint| u64::from(endpoint.instance().weight.max(1));
+        let [slow, fast] = [a, b].map(|endpoint| u64::from(endpoint.latency().now()));
+        let differ = slow.min(fast) > 0 && slow.max(fast) >= slow.min(fast) * APART;
+        if !differ {
+            return load(a) * weight(b) > load(b) * weight(a);
+        }
+        let cost = |endpoint, latency, other| {
+            u128::from((load(endpoint) + 1) * latency) * u128::from(weight(other))
+        };
+        let busier = cost(a, slow, b) > cost(b, fast, a);
+        if busier { a } else { b }.latency().lost();
+        busier
     }
 }
+
+/// Latencies closer than this times each other are the same: to follow every difference would leave the
+/// slightly slower half of a fleet idle.
+const APART: u64 = 4;
 
 impl Pick for OfTwo {
     fn pick(&self, _: &Call<'_>) -> usize {
@@ -91,6 +102,29 @@ mod tests {
         let counts = conform::counts(&LeastLoaded, &[3, 1], 40_000);
 
         assert!(counts[0].abs_diff(30_000) < 800, "{counts:?}");
+    }
+
+    #[test]
+    fn the_much_slower_one_is_tried_now_and_then_and_the_slightly_slower_one_always() {
+        let headers = http::HeaderMap::new();
+        let shares = |times: [u64; 2]| {
+            let ready = conform::endpoints(&[1, 1]);
+            let pick = LeastLoaded.over(&ready);
+            let mut counts = [0_usize; 2];
+            for _ in 0..20_000 {
+                let picked = pick.pick(&Call::new("/a.B/C", &headers));
+                ready[picked]
+                    .begin()
+                    .took(std::time::Duration::from_millis(times[picked]));
+                counts[picked] += 1;
+            }
+            counts
+        };
+
+        let [slow, _] = shares([100, 1]);
+        assert!((10..200).contains(&slow), "{slow}");
+        let [slightly, _] = shares([3, 1]);
+        assert!(slightly.abs_diff(10_000) < 600, "{slightly}");
     }
 
     #[test]

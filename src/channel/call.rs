@@ -222,6 +222,7 @@ impl<'a> Attempts<'a> {
             slot,
         } = chosen;
         let mut in_flight = endpoint.begin();
+        let began = Instant::now();
         let sent = match self.deadline {
             Some(deadline) => {
                 timeout_at(deadline, connection.call_in(slot, &mut self.outgoing)).await
@@ -236,8 +237,12 @@ impl<'a> Attempts<'a> {
         match sent {
             Ok(Ok(response)) => {
                 let (mut head, incoming) = response.into_parts();
+                let code = body::code(&head.headers);
+                if head.status == http::StatusCode::OK && code.is_none_or(|code| code == Code::Ok) {
+                    in_flight.took(Instant::now() - began);
+                }
                 // A status in the head is the last word: callers look for no more in the body.
-                if let Some(code) = body::code(&head.headers) {
+                if let Some(code) = code {
                     in_flight.ended(Outcome::of(code));
                     if code != Code::Ok {
                         served.note(&mut head.headers);
@@ -273,6 +278,7 @@ impl<'a> Attempts<'a> {
             }
             Ok(Err(Failure::Body(status))) => failed(status),
             Err(_) => {
+                in_flight.took(Instant::now() - began);
                 in_flight.ended(Outcome::Failure);
                 failed(body::late(&served))
             }

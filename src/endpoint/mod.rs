@@ -1,6 +1,7 @@
 //! What we know about a server by using it, beside what the registry says.
 
 mod event;
+mod latency;
 mod set;
 mod vitals;
 
@@ -9,6 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 pub use event::Event;
+pub(crate) use latency::Latency;
 pub(crate) use set::{Dial, Limits, Set, Step};
 pub use vitals::State;
 pub(crate) use vitals::{InFlight, Outcome, Vitals};
@@ -88,6 +90,10 @@ impl Endpoint {
     #[cfg(test)]
     pub(crate) fn vitals(&self) -> &Arc<Vitals> {
         &self.vitals
+    }
+
+    pub(crate) fn latency(&self) -> &Latency {
+        self.vitals.latency()
     }
 
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {

@@ -6,12 +6,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::Latency;
 use crate::{Error, transport::Connection};
 
 /// Shared by everybody who looks at one endpoint; survives what the registry says.
@@ -20,6 +22,7 @@ pub(crate) struct Vitals {
     in_flight: AtomicUsize,
     calls: AtomicU64,
     failures: AtomicU64,
+    latency: Latency,
     connection: ArcSwapOption<Connection>,
     condition: Mutex<Condition>,
 }
@@ -77,6 +80,7 @@ impl Vitals {
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            latency: Latency::default(),
             connection: ArcSwapOption::empty(),
             condition: Mutex::new(Condition {
                 state: State::Idle,
@@ -102,10 +106,16 @@ impl Vitals {
     pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.latency.is_tried();
         InFlight {
             vitals: Arc::clone(self),
             judged: false,
         }
+    }
+
+    /// How soon it answers; see [`Latency`].
+    pub(crate) fn latency(&self) -> &Latency {
+        &self.latency
     }
 
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
@@ -155,6 +165,11 @@ impl InFlight {
         if first && outcome == Outcome::Failure {
             self.vitals.failures.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// It was answered, or given up unanswered, after so long.
+    pub(crate) fn took(&self, time: Duration) {
+        self.vitals.latency.heard(time);
     }
 
     /// It never left, so it was no call to this endpoint.
