@@ -151,6 +151,16 @@ impl Roster {
         (!changes.is_empty()).then_some(Update::Delta(changes))
     }
 
+    /// A person learns from the first few; the view shows them all.
+    fn complain(&self, kv: &Kv, why: &Error) {
+        let (service, key) = (&self.service, kv.name());
+        match self.skipped.len() {
+            0..LOUD => tracing::warn!(%service, %key, why = why.chain(), "record passed over"),
+            LOUD => tracing::warn!(%service, "more records passed over; the view shows them all"),
+            _ => tracing::debug!(%service, %key, why = why.chain(), "record passed over"),
+        }
+    }
+
     /// What a value changes, and whether what is passed over changed.
     fn put(&mut self, kv: Kv) -> (Vec<Change>, bool) {
         let Some(read) = self.read(&kv) else {
@@ -160,7 +170,7 @@ impl Roster {
             Ok(instance) => Arc::new(instance),
             Err(why) => {
                 // What stood there before was good, and may well still be.
-                tracing::warn!(key = %kv.name(), why = why.chain(), "record passed over");
+                self.complain(&kv, &why);
                 let skipped = Skipped::new(kv.name(), why);
                 self.skipped.insert(kv.key, skipped);
                 return (Vec::new(), true);
@@ -240,6 +250,9 @@ impl Roster {
         updates
     }
 }
+
+/// So many bad records are complained about one by one.
+const LOUD: usize = 16;
 
 #[cfg(test)]
 mod tests {
