@@ -226,8 +226,25 @@ impl Etcd {
     }
 
     /// Freezes it: connections stay, and nothing is answered.
+    ///
+    /// Returns when it stands still: the signal goes to one thread, and the others run on until that one
+    /// has had its turn.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        while !self.stands_still() {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let child = self.child.as_ref().expect("it runs");
+        let mut threads = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+        threads.all(|thread| {
+            // A thread that has gone since does nothing more.
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     /// Lets it go on.
