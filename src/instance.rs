@@ -279,7 +279,9 @@ impl FromStr for Address {
         let Some((host, port)) = text.rsplit_once(':') else {
             return refuse("the port is missing");
         };
-        let Ok(port) = port.parse::<u16>() else {
+        // Rust reads `+5` as a number, too.
+        let digits = port.bytes().all(|digit| digit.is_ascii_digit());
+        let Some(port) = port.parse::<u16>().ok().filter(|_| digits) else {
             return refuse("the port is not a number from 1 to 65535");
         };
         if port == 0 {
@@ -301,7 +303,10 @@ impl FromStr for Address {
         {
             return refuse("the host is not an IP address");
         }
-        Ok(Self::Name(host.into(), port))
+        Ok(match host.parse::<IpAddr>() {
+            Ok(ip) => Self::Ip(SocketAddr::new(ip, port)),
+            Err(_) => Self::Name(host.into(), port),
+        })
     }
 }
 
@@ -408,6 +413,7 @@ mod tests {
             ("10.0.0.5:", "not a number"),
             ("10.0.0.5:0", "port 0"),
             ("10.0.0.5:70000", "not a number"),
+            ("10.0.0.5:+5", "not a number"),
             ("::1:50051", "brackets"),
             (":50051", "host is missing"),
             ("a b:1", "not a name"),
