@@ -45,6 +45,7 @@
 //! | [`resolve`] | what a registry says about a service, as updates that never fail; [`etcd`] is one such registry |
 //! | [`Endpoint`] | what the registry says about a server, and what is known by calling it |
 //! | [`View`] | an immutable snapshot that calls pick from |
+//! | [`health`] | whether a server is well, beyond being connected |
 //! | [`balance`] | policies: which endpoint the next call goes to |
 //! | [`Channel`] | one call: wait, pick, send, pick again |
 //! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
@@ -72,6 +73,7 @@ mod error;
 pub mod etcd;
 #[cfg(test)]
 mod fuzz;
+pub mod health;
 mod instance;
 mod name;
 pub mod register;
