@@ -6,11 +6,11 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
 use tonic_fleet::{
-    Endpoint, Instance,
+    Endpoint, Endpoints, Instance,
     balance::{self, Call},
 };
 
-fn endpoints(n: usize) -> Vec<Endpoint> {
+fn endpoints(n: usize) -> Endpoints {
     let make = |place: usize| {
         let instance = Instance::at(format!("10.{}.{}.1:1", place / 250, place % 250))
             .and_then(|instance| instance.id(format!("i{place:06}")))

@@ -83,7 +83,7 @@ pub mod transport;
 
 pub use backoff::Backoff;
 pub use channel::{Builder, Calling, Channel, Events, ServedBy, View};
-pub use endpoint::{Endpoint, Event, State};
+pub use endpoint::{Endpoint, Endpoints, Event, State};
 pub use error::{Error, ErrorKind, Result};
 pub use instance::{Address, Instance};
 pub use name::{InstanceId, ServiceName};

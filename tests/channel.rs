@@ -654,7 +654,7 @@ async fn thousands_at_once_make_a_handful_of_views_and_fail_no_call() {
 struct Panics;
 
 impl tonic_fleet::balance::Policy for Panics {
-    fn over(&self, _: &[tonic_fleet::Endpoint]) -> Box<dyn tonic_fleet::balance::Pick> {
+    fn over(&self, _: &tonic_fleet::Endpoints) -> Box<dyn tonic_fleet::balance::Pick> {
         panic!("on purpose");
     }
 }

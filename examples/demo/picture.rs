@@ -114,7 +114,7 @@ impl Picture {
                 row.rate = 0.0;
             }
         }
-        for endpoint in view.known() {
+        for endpoint in view.known().iter() {
             let row = self.rows.entry(endpoint.id().to_string()).or_default();
             row.learn(endpoint, since);
         }

@@ -1,7 +1,7 @@
 //! Drawing by weight in two steps, whatever the number of endpoints (Walker's alias method, by Vose).
 
 use super::dice::scale;
-use crate::Endpoint;
+use crate::{Endpoint, Endpoints};
 
 /// Columns of equal height, each shared by at most two.
 #[derive(Debug)]
@@ -19,17 +19,14 @@ struct Column {
 
 impl Alias {
     /// Endpoints by their weights. Where all weights are 0, they count as equal.
-    pub(super) fn of(ready: &[Endpoint]) -> Self {
-        Self::new(
-            ready
-                .iter()
-                .map(|endpoint| u64::from(endpoint.instance().weight)),
-        )
+    pub(super) fn of(ready: &Endpoints) -> Self {
+        let weight = |endpoint: &Endpoint| u64::from(endpoint.instance().weight);
+        Self::new(&ready.iter().map(weight).collect::<Vec<_>>())
     }
 
-    fn new(weights: impl ExactSizeIterator<Item = u64> + Clone) -> Self {
+    fn new(weights: &[u64]) -> Self {
         let n = weights.len() as u64;
-        let sum: u64 = weights.clone().sum();
+        let sum: u64 = weights.iter().sum();
         let equal = sum == 0;
         let (level, times) = if equal {
             (1, 1)
@@ -37,7 +34,8 @@ impl Alias {
             (u128::from(sum), u128::from(n))
         };
         let mut heights: Vec<u128> = weights
-            .map(|w| if equal { 1 } else { u128::from(w) * times })
+            .iter()
+            .map(|&w| if equal { 1 } else { u128::from(w) * times })
             .collect();
         let (mut short, mut tall): (Vec<usize>, Vec<usize>) =
             (0..heights.len()).partition(|&place| heights[place] < level);
@@ -99,7 +97,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_has_its_share(weights in proptest::collection::vec(0_u64..=1_000_000, 1..200)) {
-            let alias = Alias::new(weights.iter().copied());
+            let alias = Alias::new(&weights);
             let sum: u64 = weights.iter().sum();
             let n = weights.len() as f64;
 

@@ -1,7 +1,7 @@
 //! The less busy of two.
 
 use super::{Call, Pick, Policy, alias::Alias, dice};
-use crate::Endpoint;
+use crate::{Endpoint, Endpoints};
 
 /// The one with fewer calls in flight, for its weight, of two drawn by chance.
 ///
@@ -14,19 +14,18 @@ pub struct LeastLoaded;
 
 #[derive(Debug)]
 struct OfTwo {
-    endpoints: Box<[Endpoint]>,
+    endpoints: Endpoints,
     /// How to draw by weight; none when all weights are equal.
     alias: Option<Alias>,
 }
 
 impl Policy for LeastLoaded {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
-        let weight = |endpoint: &Endpoint| endpoint.instance().weight;
-        let equal = ready
-            .windows(2)
-            .all(|two| weight(&two[0]) == weight(&two[1]));
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
+        let mut weights = ready.iter().map(|endpoint| endpoint.instance().weight);
+        let first = weights.next();
+        let equal = weights.all(|weight| Some(weight) == first);
         Box::new(OfTwo {
-            endpoints: ready.into(),
+            endpoints: ready.clone(),
             alias: (!equal).then(|| Alias::of(ready)),
         })
     }
@@ -132,7 +131,7 @@ mod tests {
         let ready = conform::endpoints(&[4, 1]);
         let _calls = [ready[0].begin(), ready[0].begin(), ready[1].begin()];
         let of_two = OfTwo {
-            endpoints: ready.into(),
+            endpoints: ready,
             alias: None,
         };
 

@@ -4,7 +4,7 @@
 //! a call. What must outlive a change, such as whose turn it is, lives in the policy.
 //!
 //! ```
-//! use tonic_fleet::{Endpoint, balance::{Call, Pick, Policy}};
+//! use tonic_fleet::{Endpoints, balance::{Call, Pick, Policy}};
 //!
 //! /// All calls of one user go to one endpoint, as long as it is ready.
 //! #[derive(Debug)]
@@ -14,7 +14,7 @@
 //! struct Among(usize);
 //!
 //! impl Policy for ByUser {
-//!     fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+//!     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
 //!         Box::new(Among(ready.len()))
 //!     }
 //! }
@@ -45,21 +45,21 @@ pub use weighted::Weighted;
 
 pub(crate) use dice::below;
 
-use crate::{Endpoint, Error, InstanceId};
+use crate::{Endpoints, Error, InstanceId};
 
 /// How calls are shared out among the ready endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// A way to pick among these, until they change. There is at least one.
     ///
     /// Tables are built here, off the call path. The order of `ready` is that of the ids.
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick>;
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick>;
 }
 
 /// Chooses for one call at a time, without a lock and without waiting.
 pub trait Pick: fmt::Debug + Send + Sync + 'static {
-    /// The place of the endpoint in the slice that the policy was given.
+    /// The place of the endpoint among those that the policy was given.
     ///
-    /// A place outside it counts as the first. An endpoint that this call has tried already, or that has
+    /// A place beyond them counts as the first. An endpoint that this call has tried already, or that has
     /// just lost its connection, is passed over by the channel; the pick need not know.
     fn pick(&self, call: &Call<'_>) -> usize;
 }
@@ -99,13 +99,13 @@ impl<'a> Call<'a> {
 }
 
 impl<P: Policy + ?Sized> Policy for Arc<P> {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         (**self).over(ready)
     }
 }
 
 impl<P: Policy + ?Sized> Policy for Box<P> {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         (**self).over(ready)
     }
 }
@@ -135,9 +135,9 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
 #[cfg(test)]
 pub(crate) mod conform {
     use super::*;
-    use crate::Instance;
+    use crate::{Endpoint, Instance};
 
-    pub(crate) fn endpoints(weights: &[u32]) -> Vec<Endpoint> {
+    pub(crate) fn endpoints(weights: &[u32]) -> Endpoints {
         let make = |(place, &weight): (usize, &u32)| {
             let instance = Instance::at(format!("10.0.{}.{}:1", place / 250, place % 250 + 1))
                 .and_then(|instance| instance.id(format!("i{place:05}")))

@@ -1,7 +1,7 @@
 //! By chance.
 
 use super::{Call, Pick, Policy, alias::Alias, dice};
-use crate::Endpoint;
+use crate::Endpoints;
 
 /// Any ready endpoint, all equally likely.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,7 +18,7 @@ struct Any(usize);
 struct Likely(Alias);
 
 impl Policy for Random {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         Box::new(Any(ready.len()))
     }
 }
@@ -30,7 +30,7 @@ impl Pick for Any {
 }
 
 impl Policy for WeightedRandom {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         Box::new(Likely(Alias::of(ready)))
     }
 }

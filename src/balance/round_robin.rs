@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{Call, Pick, Policy, dice};
-use crate::Endpoint;
+use crate::Endpoints;
 
 /// Each ready endpoint in turn.
 ///
@@ -33,7 +33,7 @@ impl Default for RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         Box::new(Turns {
             turn: Arc::clone(&self.turn),
             among: ready.len(),

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{Call, Pick, Policy, alias::Alias, dice};
-use crate::Endpoint;
+use crate::Endpoints;
 
 /// Each ready endpoint in turn, as often as its weight says, and exactly so.
 ///
@@ -47,7 +47,7 @@ impl Default for Weighted {
 }
 
 impl Policy for Weighted {
-    fn over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         let turn = Arc::clone(&self.turn);
         let mut weights: Box<[u32]> = ready
             .iter()

@@ -12,7 +12,7 @@ use tonic::{Code, Status, body::Body};
 
 use super::{Channel, ServedBy, Shared, View, body};
 use crate::{
-    Endpoint, Error, InstanceId,
+    Endpoint, Endpoints, Error, InstanceId,
     balance::{self, Call},
     endpoint::Outcome,
     transport::{Connection, Failure, Outgoing, Slot},
@@ -171,8 +171,7 @@ impl<'a> Attempts<'a> {
             headers: self.outgoing.headers(),
             tried: &self.tried,
         });
-        let picked = if picked < ready.len() { picked } else { 0 };
-        let endpoint = &ready[picked];
+        let endpoint = ready.get(picked).or_else(|| ready.get(0))?;
         if let Some(connection) = self.usable(endpoint)
             && let Some(slot) = connection.try_slot()
         {
@@ -189,21 +188,21 @@ impl<'a> Attempts<'a> {
     /// Those a call can go to, from a place by chance: a dead one's neighbour does not get all its calls.
     fn usable_of<'r>(
         &'r self,
-        ready: &'r [Endpoint],
+        ready: &'r Endpoints,
     ) -> impl Iterator<Item = (Endpoint, Arc<Connection>)> + 'r {
         let start = balance::below(ready.len());
-        let all = ready[start..].iter().chain(&ready[..start]);
+        let all = ready.iter_from(start);
         all.filter_map(|endpoint| Some((endpoint.clone(), self.usable(endpoint)?)))
     }
 
     /// Whoever refused it may have it once more, when there is nobody else.
-    fn refused_again(&self, ready: &[Endpoint]) -> Option<Chosen> {
+    fn refused_again(&self, ready: &Endpoints) -> Option<Chosen> {
         let refused = self.refused.as_ref()?;
         let times = self.tried.iter().filter(|id| *id == refused).count();
         if times >= 2 || self.usable_of(ready).next().is_some() {
             return None;
         }
-        let endpoint = ready.iter().find(|endpoint| endpoint.id() == refused)?;
+        let endpoint = ready.find(refused)?;
         has_room((endpoint.clone(), connected(endpoint)?))
     }
 

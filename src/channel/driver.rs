@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, View};
 use crate::{
-    Endpoint, Error, ErrorKind, Event, InstanceId,
+    Endpoint, Endpoints, Error, ErrorKind, Event, InstanceId,
     balance::{LeastLoaded, Pick, Policy},
     endpoint::{Dial, Limits, Set, Step},
     resolve::{Update, Updates},
@@ -237,16 +237,21 @@ impl Running {
     fn publish(&mut self) {
         self.set.take_changed();
         let shared = &self.driver.shared;
+        let before = shared.view.load();
         let ready = self.set.ready();
-        let pick = (!ready.is_empty()).then(|| self.pick_over(&ready));
-        let number = shared.view.load().number + 1;
-        let known: Arc<[_]> = self.set.endpoints().collect();
+        let pick = if ready.is_clone_of(&before.ready) {
+            before.pick.clone()
+        } else {
+            (!ready.is_empty()).then(|| self.pick_over(ready))
+        };
+        let number = before.number + 1;
+        let known = self.set.endpoints();
         let size = known.len();
         shared.view.store(Arc::new(View {
             number,
             service: shared.service.clone(),
-            known,
-            ready: ready.into(),
+            known: known.clone(),
+            ready: ready.clone(),
             pick,
             stale: self.set.stale().cloned(),
             held: self.set.held(),
@@ -258,17 +263,18 @@ impl Running {
     }
 
     /// A policy that panics must not take the channel along: another serves in its place.
-    fn pick_over(&self, ready: &[Endpoint]) -> Box<dyn Pick> {
+    fn pick_over(&self, ready: &Endpoints) -> Arc<dyn Pick> {
         let policy = &self.driver.policy;
         let over = std::panic::AssertUnwindSafe(|| policy.over(ready));
-        std::panic::catch_unwind(over).unwrap_or_else(|_| {
+        let pick = std::panic::catch_unwind(over).unwrap_or_else(|_| {
             tracing::error!(
                 ?policy,
                 ready = ready.len(),
                 "the policy panicked; least_loaded serves instead"
             );
             LeastLoaded.over(ready)
-        })
+        });
+        pick.into()
     }
 
     /// Attempts are given up; connections end when their calls in flight have ended.
@@ -276,7 +282,7 @@ impl Running {
         for dial in self.dials.values() {
             dial.abort();
         }
-        for endpoint in self.set.endpoints() {
+        for endpoint in self.set.endpoints().iter() {
             if let Some(connection) = endpoint.connection() {
                 connection.drain(self.driver.drain);
             }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Endpoint, Error, ServiceName, State, balance::Pick, resolve::Skipped};
+use crate::{Endpoints, Error, ServiceName, State, balance::Pick, resolve::Skipped};
 
 /// A service as a channel sees it at one moment: who is known, who takes calls, and why the others do not.
 ///
@@ -12,9 +12,10 @@ use crate::{Endpoint, Error, ServiceName, State, balance::Pick, resolve::Skipped
 pub struct View {
     pub(super) number: u64,
     pub(super) service: ServiceName,
-    pub(super) known: Arc<[Endpoint]>,
-    pub(super) ready: Arc<[Endpoint]>,
-    pub(super) pick: Option<Box<dyn Pick>>,
+    pub(super) known: Endpoints,
+    pub(super) ready: Endpoints,
+    /// Shared with the views before it that have the same ready ones.
+    pub(super) pick: Option<Arc<dyn Pick>>,
     pub(super) stale: Option<(Error, Instant)>,
     pub(super) held: Option<usize>,
     pub(super) skipped: Arc<[Skipped]>,
@@ -29,8 +30,8 @@ impl View {
         Self {
             number: 0,
             service,
-            known: Arc::new([]),
-            ready: Arc::new([]),
+            known: Endpoints::default(),
+            ready: Endpoints::default(),
             pick: None,
             stale: None,
             held: None,
@@ -45,12 +46,12 @@ impl View {
     }
 
     /// All endpoints, in the order of their ids.
-    pub fn known(&self) -> &[Endpoint] {
+    pub fn known(&self) -> &Endpoints {
         &self.known
     }
 
     /// Those that calls are shared among.
-    pub fn ready(&self) -> &[Endpoint] {
+    pub fn ready(&self) -> &Endpoints {
         &self.ready
     }
 
@@ -204,7 +205,7 @@ mod tests {
         let error = Error::new(ErrorKind::Unavailable, "list /services/greeter/");
         let now = Instant::now();
         let view = View {
-            known: known.into(),
+            known,
             stale: Some((error, now)),
             ..View::empty("greeter".parse().unwrap())
         };
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each() {
         let view = View {
-            known: endpoints(&[1, 7]).into(),
+            known: endpoints(&[1, 7]),
             ..View::empty("greeter".parse().unwrap())
         };
 

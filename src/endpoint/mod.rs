@@ -1,14 +1,18 @@
 //! What we know about a server by using it, beside what the registry says.
 
+mod endpoints;
+mod entry;
 mod event;
 mod latency;
 mod set;
+mod tiers;
 mod vitals;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use endpoints::Endpoints;
 pub use event::Event;
 pub(crate) use latency::Latency;
 pub(crate) use set::{Dial, Limits, Set, Step};

@@ -11,7 +11,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Endpoint, Event, State, Vitals};
+use super::{
+    Endpoints, Event, State, Vitals,
+    entry::{Entry, Link},
+    tiers::Tiers,
+};
 use crate::{
     Backoff, Error, Instance, InstanceId,
     resolve::{Change, Skipped, Update},
@@ -55,6 +59,9 @@ pub(crate) struct Dial {
 pub(crate) struct Set {
     limits: Limits,
     entries: BTreeMap<InstanceId, Entry>,
+    /// All of them, as views show them.
+    known: Endpoints,
+    tiers: Tiers,
     /// When something is due for an endpoint: a redial, or the end of a suspicion.
     due: BTreeSet<(Instant, InstanceId)>,
     /// Endpoints that wait for one of the places in which to connect.
@@ -73,24 +80,6 @@ pub(crate) struct Set {
     changed: bool,
 }
 
-#[derive(Debug)]
-struct Entry {
-    instance: Arc<Instance>,
-    vitals: Arc<Vitals>,
-    link: Link,
-    redial: Backoff,
-    /// Since when the registry does not have it any more.
-    suspect: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Link {
-    Queued,
-    Dialling(u64),
-    Up(u64),
-    Waiting(Instant),
-}
-
 /// A connection that took calls for less than this was hardly one.
 const BRIEF: Duration = Duration::from_secs(1);
 
@@ -99,6 +88,8 @@ impl Set {
         Self {
             limits,
             entries: BTreeMap::new(),
+            known: Endpoints::default(),
+            tiers: Tiers::default(),
             due: BTreeSet::new(),
             queue: VecDeque::new(),
             dialling: 0,
@@ -143,7 +134,7 @@ impl Set {
         entry.link = Link::Up(attempt);
         entry.redial.reset();
         entry.show(now);
-        self.changed = true;
+        self.rank(id);
         (true, self.settle(now))
     }
 
@@ -172,7 +163,7 @@ impl Set {
             }
             entry.show(now);
             self.steps.push(Step::Drain(Arc::clone(&entry.vitals)));
-            self.changed = true;
+            self.rank(id);
         }
         self.settle(now)
     }
@@ -199,7 +190,7 @@ impl Set {
         entry.show(now);
         self.due.insert((until, id.clone()));
         self.tell(Event::Lost(id.clone(), error));
-        self.changed = true;
+        self.rank(id);
         self.settle(now)
     }
 
@@ -230,11 +221,9 @@ impl Set {
         std::mem::take(&mut self.changed)
     }
 
-    /// All that are known, in the order of their ids.
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        let endpoint =
-            |entry: &Entry| Endpoint::new(Arc::clone(&entry.instance), Arc::clone(&entry.vitals));
-        self.entries.values().map(endpoint)
+    /// All that are known.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.known
     }
 
     /// The endpoint of this id.
@@ -243,25 +232,8 @@ impl Set {
     }
 
     /// Those that can take calls, the best there are: serving ones; else suspects; else draining ones.
-    pub(crate) fn ready(&self) -> Vec<Endpoint> {
-        let mut tiers = [Vec::new(), Vec::new(), Vec::new()];
-        for entry in self
-            .entries
-            .values()
-            .filter(|entry| matches!(entry.link, Link::Up(_)))
-        {
-            let tier = match (entry.instance.is_draining(), entry.suspect) {
-                (true, _) => 2,
-                (false, Some(_)) if self.held_until.is_none() => 1,
-                (false, _) => 0,
-            };
-            let endpoint = Endpoint::new(Arc::clone(&entry.instance), Arc::clone(&entry.vitals));
-            tiers[tier].push(endpoint);
-        }
-        tiers
-            .into_iter()
-            .find(|tier| !tier.is_empty())
-            .unwrap_or_default()
+    pub(crate) fn ready(&self) -> &Endpoints {
+        self.tiers.best()
     }
 
     /// Since when and why the registry is out of reach.
@@ -359,7 +331,7 @@ impl Set {
         entry.instance = instance;
         entry.vitals.suspect(false);
         entry.show(now);
-        self.changed = true;
+        self.known.put(entry.endpoint());
         if let Some(since) = was_suspect {
             self.suspects.remove(&id);
             self.due.remove(&(since + self.limits.grace, id.clone()));
@@ -372,6 +344,7 @@ impl Set {
             self.disconnect(&id);
             self.connect_anew(&id, now);
         }
+        self.rank(&id);
     }
 
     fn add(&mut self, instance: Arc<Instance>, now: Instant) {
@@ -382,7 +355,9 @@ impl Set {
             link: Link::Queued,
             redial: self.limits.redial.clone(),
             suspect: None,
+            tier: None,
         };
+        self.known.put(entry.endpoint());
         self.entries.insert(id.clone(), entry);
         self.queue.push_back(id.clone());
         self.tell(Event::Added(id));
@@ -390,9 +365,6 @@ impl Set {
     }
 
     fn remove(&mut self, id: &InstanceId, now: Instant) {
-        if !self.entries.contains_key(id) {
-            return;
-        }
         self.disconnect(id);
         let Some(entry) = self.entries.remove(id) else {
             return;
@@ -401,6 +373,8 @@ impl Set {
             self.suspects.remove(id);
             self.due.remove(&(since + self.limits.grace, id.clone()));
         }
+        self.known.remove(id);
+        self.tiers.shift(entry.endpoint(), entry.tier, None);
         entry.vitals.enter(State::Gone, now);
         self.tell(Event::Removed(id.clone()));
         self.changed = true;
@@ -422,7 +396,7 @@ impl Set {
         self.suspects.insert(id.clone());
         self.due.insert((now + self.limits.grace, id.clone()));
         self.tell(Event::Suspected(id.clone()));
-        self.changed = true;
+        self.rank(id);
     }
 
     /// Lets go of the connection, or of the attempt to make one, whichever there is.
@@ -498,7 +472,7 @@ impl Set {
             "most of the set vanished; holding it"
         );
         self.tell(Event::Held(self.suspects.len()));
-        self.changed = true;
+        self.rank_suspects();
     }
 
     /// The set is held no longer: whoever is still doubted is judged alone.
@@ -515,6 +489,7 @@ impl Set {
         self.remove_suspects(now, |entry| {
             entry.suspect.is_some_and(|since| since + grace <= now)
         });
+        self.rank_suspects();
     }
 
     /// Removes those suspects of whom this is true.
@@ -551,23 +526,28 @@ impl Set {
         }
     }
 
+    /// Puts an endpoint that has changed among those with whom it takes calls.
+    fn rank(&mut self, id: &InstanceId) {
+        self.changed = true;
+        let held = self.held_until.is_some();
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let tier = entry.tier(held);
+        let before = std::mem::replace(&mut entry.tier, tier);
+        self.tiers.shift(entry.endpoint(), before, tier);
+    }
+
+    /// While the set is held, whoever is doubted serves as well as the others.
+    fn rank_suspects(&mut self) {
+        self.changed = true;
+        for id in self.suspects.clone() {
+            self.rank(&id);
+        }
+    }
+
     fn tell(&mut self, event: Event) {
         self.steps.push(Step::Tell(event));
-    }
-}
-
-impl Entry {
-    /// Makes the state visible.
-    fn show(&self, now: Instant) {
-        let state = match self.link {
-            Link::Queued if self.redial.failures() > 0 => State::Broken,
-            Link::Queued => State::Idle,
-            Link::Dialling(_) => State::Connecting,
-            Link::Up(_) if self.instance.is_draining() => State::Draining,
-            Link::Up(_) => State::Ready,
-            Link::Waiting(_) => State::Broken,
-        };
-        self.vitals.enter(state, now);
     }
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ErrorKind;
+use crate::{Endpoint, ErrorKind, endpoint::tiers::Tier};
 
 const GRACE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(60);
@@ -112,6 +112,7 @@ impl Scene {
     fn known(&self) -> String {
         self.set
             .endpoints()
+            .iter()
             .map(|endpoint| endpoint.id().to_string())
             .collect()
     }
@@ -448,13 +449,40 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
         );
         prop_assert_eq!(count(|e| e.suspect.is_some()), books.suspects.len());
         prop_assert!(books.dialling <= 3);
+        prop_assert_eq!(
+            told(books.known.iter().cloned()),
+            told(books.entries.values().map(Entry::endpoint))
+        );
+        prop_assert_eq!(told(books.ready().iter().cloned()), told(best(books)));
     }
     scene.wait(HOLD * 3);
 
-    let known: BTreeSet<InstanceId> = scene.set.endpoints().map(|e| e.id().clone()).collect();
+    let known: BTreeSet<InstanceId> = scene
+        .set
+        .endpoints()
+        .iter()
+        .map(|e| e.id().clone())
+        .collect();
 
     prop_assert_eq!(known, registry);
     Ok(())
+}
+
+/// Those that should take calls, found by looking at each.
+fn best(books: &Set) -> Vec<Endpoint> {
+    let tier = |entry: &&Entry, tier| entry.tier(books.held_until.is_some()) == Some(tier);
+    let [serving, doubted, draining] = [Tier::Serving, Tier::Doubted, Tier::Draining].map(|one| {
+        let those = books.entries.values().filter(|entry| tier(entry, one));
+        those.map(Entry::endpoint).collect::<Vec<_>>()
+    });
+    let best = [serving, doubted].into_iter().find(|tier| !tier.is_empty());
+    best.unwrap_or(draining)
+}
+
+/// Whose they are, and what was last said of them.
+fn told(endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<(String, u32)> {
+    let tell = |endpoint: Endpoint| (endpoint.id().to_string(), endpoint.instance().weight);
+    endpoints.into_iter().map(tell).collect()
 }
 
 /// What the registry has after this.

@@ -1,0 +1,284 @@
+//! Many endpoints in order: cheap to copy, cheap to change, and quick to look one up by its place.
+
+use std::{fmt, ops::Index, sync::Arc};
+
+use super::Endpoint;
+use crate::InstanceId;
+
+/// Endpoints in the order of their ids.
+///
+/// Clones share what they hold: one change to a set of any size copies about a hundred endpoints, and the
+/// clones that were made before it stay as they were.
+///
+/// ```
+/// use tonic_fleet::{Endpoint, Endpoints, Instance};
+///
+/// let ids = ["b", "a"].map(|id| Instance::at("10.0.0.1:1")?.id(id).map(Endpoint::idle));
+/// let endpoints = ids.into_iter().collect::<Result<Endpoints, _>>()?;
+/// assert_eq!(endpoints.len(), 2);
+/// assert_eq!(endpoints[0].id().as_str(), "a");
+/// # Ok::<(), tonic_fleet::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Endpoints {
+    spine: Arc<Spine>,
+}
+
+#[derive(Clone, Default)]
+struct Spine {
+    chunks: Vec<Chunk>,
+    len: usize,
+}
+
+/// Never empty.
+#[derive(Clone)]
+struct Chunk {
+    /// The place of its first.
+    start: usize,
+    members: Arc<Vec<Endpoint>>,
+}
+
+/// More make a change dearer, fewer a copy of the spine.
+const MOST: usize = 128;
+
+impl Endpoints {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.spine.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The one at this place.
+    pub fn get(&self, place: usize) -> Option<&Endpoint> {
+        let chunk = self.spine.chunks.get(self.spine.chunk_of(place))?;
+        chunk.members.get(place - chunk.start)
+    }
+
+    /// The one of this id.
+    pub fn find(&self, id: &InstanceId) -> Option<&Endpoint> {
+        let (at, found) = self.spine.seek(id);
+        Some(&self.spine.chunks[at].members[found.ok()?])
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Endpoint> + Clone {
+        self.spine
+            .chunks
+            .iter()
+            .flat_map(|chunk| chunk.members.iter())
+    }
+
+    /// All, beginning at this place and ending before it.
+    pub(crate) fn iter_from(&self, place: usize) -> impl Iterator<Item = &Endpoint> {
+        self.iter().skip(place).chain(self.iter().take(place))
+    }
+
+    /// Whether nothing was changed between the two, told at a glance: clones are, equals need not be.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.spine, &other.spine)
+    }
+
+    /// Adds an endpoint, or takes it in place of the one that has its id.
+    pub(crate) fn put(&mut self, endpoint: Endpoint) {
+        let (at, found) = self.spine.seek(endpoint.id());
+        let spine = Arc::make_mut(&mut self.spine);
+        if spine.chunks.is_empty() {
+            spine.chunks.push(Chunk {
+                start: 0,
+                members: Arc::default(),
+            });
+        }
+        let members = Arc::make_mut(&mut spine.chunks[at].members);
+        match found {
+            Ok(place) => members[place] = endpoint,
+            Err(place) => {
+                members.insert(place, endpoint);
+                if members.len() > MOST {
+                    spine.split(at);
+                }
+                spine.renumber(at);
+            }
+        }
+    }
+
+    /// Takes out the one of this id, if there is one.
+    pub(crate) fn remove(&mut self, id: &InstanceId) {
+        let (at, Ok(place)) = self.spine.seek(id) else {
+            return;
+        };
+        let spine = Arc::make_mut(&mut self.spine);
+        let members = Arc::make_mut(&mut spine.chunks[at].members);
+        members.remove(place);
+        if members.is_empty() {
+            spine.chunks.remove(at);
+        } else {
+            spine.join(at);
+        }
+        spine.renumber(at);
+    }
+}
+
+impl Spine {
+    /// The chunk that this place is in, if it is in any.
+    fn chunk_of(&self, place: usize) -> usize {
+        let after = self.chunks.partition_point(|chunk| chunk.start <= place);
+        after.saturating_sub(1)
+    }
+
+    /// The chunk that this id belongs in, and where it is in it or should be.
+    fn seek(&self, id: &InstanceId) -> (usize, Result<usize, usize>) {
+        let after = self
+            .chunks
+            .partition_point(|chunk| chunk.members[0].id() <= id);
+        let at = after.saturating_sub(1);
+        let found = self.chunks.get(at).map_or(Err(0), |chunk| {
+            chunk.members.binary_search_by(|e| e.id().cmp(id))
+        });
+        (at, found)
+    }
+
+    /// Makes two of a full chunk; of the last one only the newcomer is taken off, for many arrive in order.
+    fn split(&mut self, at: usize) {
+        let is_last = at + 1 == self.chunks.len();
+        let members = Arc::make_mut(&mut self.chunks[at].members);
+        let right = members.split_off(if is_last { MOST } else { MOST / 2 });
+        members.shrink_to_fit();
+        let right = Chunk {
+            start: 0,
+            members: Arc::new(right),
+        };
+        self.chunks.insert(at + 1, right);
+    }
+
+    /// Makes one of a small chunk and a small one after it.
+    fn join(&mut self, at: usize) {
+        let next = self
+            .chunks
+            .get(at + 1)
+            .map(|next| Arc::clone(&next.members));
+        let members = &mut self.chunks[at].members;
+        if let Some(next) = next.filter(|next| members.len() + next.len() <= MOST / 2) {
+            Arc::make_mut(members).extend_from_slice(&next);
+            self.chunks.remove(at + 1);
+        }
+    }
+
+    /// Tells the chunks from this one on where they start.
+    fn renumber(&mut self, from: usize) {
+        let before = from.checked_sub(1).map(|before| &self.chunks[before]);
+        let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.len());
+        for chunk in &mut self.chunks[from..] {
+            chunk.start = start;
+            start += chunk.members.len();
+        }
+        self.len = start;
+    }
+}
+
+impl Index<usize> for Endpoints {
+    type Output = Endpoint;
+
+    /// # Panics
+    /// If there are not so many.
+    fn index(&self, place: usize) -> &Endpoint {
+        let chunk = &self.spine.chunks[self.spine.chunk_of(place)];
+        &chunk.members[place - chunk.start]
+    }
+}
+
+impl FromIterator<Endpoint> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = Endpoint>>(endpoints: I) -> Self {
+        let mut all = Self::default();
+        endpoints.into_iter().for_each(|endpoint| all.put(endpoint));
+        all
+    }
+}
+
+impl fmt::Debug for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Instance, balance::conform};
+
+    fn endpoint(n: u16, weight: u32) -> Endpoint {
+        let instance = Instance::at("10.0.0.1:1").and_then(|i| i.id(format!("i{n:05}")));
+        Endpoint::idle(instance.unwrap().weight(weight))
+    }
+
+    /// What is told by looking at each: ids and weights in order.
+    fn told<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> Vec<(String, u32)> {
+        let tell = |e: &Endpoint| (e.id().to_string(), e.instance().weight);
+        endpoints.into_iter().map(tell).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn it_holds_what_a_map_would_and_clones_stay_as_they_were(
+            first in 0_u16..1_000,
+            changes in proptest::collection::vec((0_u16..1_000, 0_u32..3), 0..1_500),
+        ) {
+            let mut endpoints: Endpoints = (0..first).map(|n| endpoint(n, 9)).collect();
+            let mut map: BTreeMap<u16, u32> = (0..first).map(|n| (n, 9)).collect();
+            let before = (endpoints.clone(), told(endpoints.iter()));
+
+            for (n, weight) in changes {
+                if weight == 0 {
+                    endpoints.remove(endpoint(n, 0).id());
+                    map.remove(&n);
+                } else {
+                    endpoints.put(endpoint(n, weight));
+                    map.insert(n, weight);
+                }
+            }
+
+            let should: Vec<_> = map.iter().map(|(n, w)| (format!("i{n:05}"), *w)).collect();
+            prop_assert_eq!(&told(endpoints.iter()), &should);
+            prop_assert_eq!(told((0..endpoints.len()).map(|place| &endpoints[place])), should);
+            prop_assert!(endpoints.get(endpoints.len()).is_none());
+            prop_assert!(endpoints.iter().all(|e| endpoints.find(e.id()).is_some()));
+            prop_assert_eq!(told(before.0.iter()), before.1);
+            let sizes: Vec<_> = endpoints.spine.chunks.iter().map(|c| c.members.len()).collect();
+            prop_assert!(sizes.iter().all(|size| (1..=MOST).contains(size)), "{:?}", sizes);
+        }
+    }
+
+    #[test]
+    fn one_change_copies_one_chunk_and_shares_the_rest() {
+        let before: Endpoints = conform::endpoints(&[1; 10_000]);
+        let mut after = before.clone();
+
+        after.put(endpoint(5_000, 7));
+
+        assert!(!after.is_clone_of(&before));
+        let chunks = before.spine.chunks.iter().zip(&after.spine.chunks);
+        let copied = chunks.filter(|(old, new)| !Arc::ptr_eq(&old.members, &new.members));
+        assert_eq!(copied.count(), 1);
+    }
+
+    #[test]
+    fn all_are_met_from_wherever_one_begins() {
+        let endpoints = conform::endpoints(&[1; 300]);
+
+        for start in [0, 1, 127, 128, 299] {
+            let mut met = told(endpoints.iter_from(start));
+
+            assert_eq!(met[0].0, format!("i{start:05}"));
+            met.sort_unstable();
+            assert_eq!(met, told(endpoints.iter()));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Who takes the calls: the best that there are.
+
+use super::{Endpoint, Endpoints};
+
+/// How good an endpoint is that can take calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Tier {
+    /// Nothing speaks against it.
+    Serving,
+    /// The registry dropped it without a word.
+    Doubted,
+    /// It asked for no new calls.
+    Draining,
+}
+
+/// The endpoints that can take calls.
+#[derive(Debug, Default)]
+pub(super) struct Tiers {
+    tiers: [Endpoints; 3],
+}
+
+impl Tiers {
+    /// An endpoint that was in this tier, if in any, now is in that one, if in any.
+    pub(super) fn shift(&mut self, endpoint: Endpoint, from: Option<Tier>, to: Option<Tier>) {
+        if let Some(from) = from.filter(|_| from != to) {
+            self.tiers[from as usize].remove(endpoint.id());
+        }
+        if let Some(to) = to {
+            self.tiers[to as usize].put(endpoint);
+        }
+    }
+
+    /// Those of the best tier with anybody in it.
+    pub(super) fn best(&self) -> &Endpoints {
+        let [serving, doubted, draining] = &self.tiers;
+        let best = [serving, doubted].into_iter().find(|tier| !tier.is_empty());
+        best.unwrap_or(draining)
+    }
+}
