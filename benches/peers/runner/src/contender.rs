@@ -1,0 +1,153 @@
+//! Processes that work for us, and end with the value that stands for them.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    thread,
+    time::Duration,
+};
+
+use load::{Ask, Failure, Figures, Work};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    cases::Case,
+    peers::{Peer, program},
+};
+
+/// Clients on one core and servers on another, where there are two.
+const CLIENT_CORE: &str = "0";
+const SERVER_CORE: &str = "1";
+
+/// How long an answer may take, beyond the work that was asked for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A program that is spoken to in lines.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Result<Self, Failure> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("a child's pipes are missing".into());
+        };
+        let (tell, lines) = sync_channel(64);
+        // Ends with the child.
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if tell.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            child,
+            input,
+            lines,
+        })
+    }
+
+    fn line(&self, patience: Duration) -> Result<String, Failure> {
+        self.lines.recv_timeout(patience).map_err(|error| {
+            Failure::from(match error {
+                RecvTimeoutError::Timeout => format!("no answer within {patience:?}"),
+                RecvTimeoutError::Disconnected => "it has died".to_owned(),
+            })
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Servers in a process of their own.
+pub struct Servers {
+    pub addresses: Vec<SocketAddr>,
+    _process: Process,
+}
+
+impl Servers {
+    pub fn start(kind: &str, servers: usize) -> Result<Self, Failure> {
+        Self::slow(kind, servers, Duration::ZERO)
+    }
+
+    /// Each takes so long to answer.
+    pub fn slow(kind: &str, servers: usize, delay: Duration) -> Result<Self, Failure> {
+        let mut command = Command::new(program("server"));
+        command.args([kind, &servers.to_string(), SERVER_CORE]);
+        command.arg(delay.as_millis().to_string());
+        let process = Process::start(&mut command)?;
+        let addresses = (0..servers)
+            .map(|_| Ok(process.line(PATIENCE)?.parse()?))
+            .collect::<Result<_, Failure>>()?;
+        Ok(Self {
+            addresses,
+            _process: process,
+        })
+    }
+}
+
+/// A contender that has opened its connections.
+pub struct Contender(Process);
+
+impl Contender {
+    pub fn start(peer: &Peer, servers: &[SocketAddr]) -> Result<Self, Failure> {
+        let mut command = Command::new(program(peer.program));
+        command.args([peer.name, CLIENT_CORE]);
+        let mut contender = Self(Process::start(&mut command)?);
+        contender.tell(&Ask::Open(servers.to_vec()))?;
+        let _: String = contender.hear(PATIENCE)?;
+        Ok(contender)
+    }
+
+    pub fn round(&mut self, case: &Case, time: Duration, count: bool) -> Result<Figures, Failure> {
+        let Case {
+            work,
+            callers,
+            bytes,
+            ..
+        } = *case;
+        self.ask_round(work, callers, bytes, time, count)
+    }
+
+    fn ask_round(
+        &mut self,
+        work: Work,
+        callers: usize,
+        size: usize,
+        time: Duration,
+        count: bool,
+    ) -> Result<Figures, Failure> {
+        let millis = u64::try_from(time.as_millis())?;
+        self.tell(&Ask::Round {
+            work,
+            callers,
+            size,
+            millis,
+            count,
+        })?;
+        self.hear(time + PATIENCE)
+    }
+
+    pub fn tell(&mut self, ask: &Ask) -> Result<(), Failure> {
+        writeln!(self.0.input, "{}", serde_json::to_string(ask)?)?;
+        Ok(())
+    }
+
+    pub fn hear<T: DeserializeOwned>(&self, patience: Duration) -> Result<T, Failure> {
+        Ok(serde_json::from_str(&self.0.line(patience)?)?)
+    }
+}
