@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
@@ -117,9 +117,11 @@ impl Body for Watched {
     }
 }
 
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// What these headers or trailers say became of the call.
 pub(super) fn code(metadata: &HeaderMap) -> Option<Code> {
-    Some(Code::from_bytes(metadata.get("grpc-status")?.as_bytes()))
+    Some(Code::from_bytes(metadata.get(STATUS)?.as_bytes()))
 }
 
 /// The call went to this server, and its time ran out.

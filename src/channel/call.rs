@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
@@ -32,7 +32,7 @@ pub(super) async fn call_one(
         Some(deadline) => timeout_at(deadline, connection.slot()).await,
         None => Ok(connection.slot().await),
     };
-    let late = || ServedBy::new(id.clone(), connection.address().clone());
+    let late = || ServedBy::over(&connection);
     let slot = slot.map_err(|_| body::late(&late()))?;
     let chosen = Chosen {
         endpoint,
@@ -228,7 +228,7 @@ impl<'a> Attempts<'a> {
             }
             None => Ok(connection.call_in(slot, &mut self.outgoing).await),
         };
-        let served = ServedBy::new(endpoint.id().clone(), connection.address().clone());
+        let served = ServedBy::over(&connection);
         let failed = |mut status: Status| {
             served.note_in(&mut status);
             Err(status)
@@ -249,6 +249,7 @@ impl<'a> Attempts<'a> {
                 } else if head.status != http::StatusCode::OK {
                     in_flight.ended(Outcome::Failure);
                 }
+                head.extensions = self.outgoing.take_extensions();
                 head.extensions.insert(served.clone());
                 let watched = body::Watched::new(incoming, in_flight, served, self.deadline);
                 Ok(Some(http::Response::from_parts(head, Body::new(watched))))
@@ -350,7 +351,7 @@ fn deadline(shared: &Shared, headers: &mut HeaderMap) -> Result<Option<Instant>,
     Ok(Instant::now().checked_add(limit))
 }
 
-const TIMEOUT: &str = "grpc-timeout";
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The greatest number that the header can hold: eight digits.
 const MOST: u128 = 99_999_999;

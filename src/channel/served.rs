@@ -1,10 +1,15 @@
 //! Which server a call went to.
 
+use std::{fmt, sync::Arc};
+
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tonic::Status;
 
-use crate::{Address, InstanceId};
+use crate::{
+    Address, InstanceId,
+    transport::{Connection, Peer},
+};
 
 /// The server that a call went to: in the extensions of every response, and to be read off every status.
 ///
@@ -20,11 +25,8 @@ use crate::{Address, InstanceId};
 /// }
 /// # }
 /// ```
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ServedBy {
-    id: InstanceId,
-    address: Address,
-}
+#[derive(Clone, Eq, PartialEq)]
+pub struct ServedBy(Arc<Peer>);
 
 /// The metadata in which a status says it: the id and the address.
 const KEY: &str = "fleet-served-by";
@@ -33,8 +35,9 @@ const KEY: &str = "fleet-served-by";
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 impl ServedBy {
-    pub(super) fn new(id: InstanceId, address: Address) -> Self {
-        Self { id, address }
+    /// The server at the other end of this connection.
+    pub(super) fn over(connection: &Connection) -> Self {
+        Self(Arc::clone(connection.peer()))
     }
 
     /// The server that this status came from, or that was called when it came about.
@@ -43,20 +46,20 @@ impl ServedBy {
     pub fn of(status: &Status) -> Option<Self> {
         let (id, address) = status.metadata().get(KEY)?.to_str().ok()?.split_once(' ')?;
         let decoded = |text| percent_decode_str(text).decode_utf8().ok();
-        Some(Self {
+        Some(Self(Arc::new(Peer {
             id: InstanceId::new(decoded(id)?).ok()?,
             address: decoded(address)?.parse().ok()?,
-        })
+        })))
     }
 
     /// The instance's id.
     pub fn id(&self) -> &InstanceId {
-        &self.id
+        &self.0.id
     }
 
     /// The address at which it was connected.
     pub fn address(&self) -> &Address {
-        &self.address
+        &self.0.address
     }
 
     /// Says so in the headers or trailers of a failure.
@@ -77,10 +80,19 @@ impl ServedBy {
     }
 
     fn value(&self) -> Option<HeaderValue> {
-        let address = self.address.to_string();
+        let address = self.0.address.to_string();
         let [id, address] =
-            [self.id.as_str(), &address].map(|text| utf8_percent_encode(text, ESCAPED));
+            [self.0.id.as_str(), &address].map(|text| utf8_percent_encode(text, ESCAPED));
         HeaderValue::try_from(format!("{id} {address}")).ok()
+    }
+}
+
+impl fmt::Debug for ServedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServedBy")
+            .field("id", self.id())
+            .field("address", self.address())
+            .finish()
     }
 }
 
@@ -95,7 +107,10 @@ mod tests {
             ("grüße-100%", "unix:/run/a b.sock"),
             ("i", "[::1]:5"),
         ] {
-            let served = ServedBy::new(id.parse().unwrap(), address.parse().unwrap());
+            let served = ServedBy(Arc::new(Peer {
+                id: id.parse().unwrap(),
+                address: address.parse().unwrap(),
+            }));
             let mut status = Status::unavailable("gone");
 
             served.note_in(&mut status);

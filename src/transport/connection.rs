@@ -24,13 +24,20 @@ use super::{
     quota::Quota,
     sending::Sending,
 };
-use crate::{Address, Error, ErrorKind};
+use crate::{Address, Error, ErrorKind, InstanceId};
 
 /// A connection that is ready for calls; clones are the same connection.
 ///
 /// When the last clone is dropped, it takes no new call, and closes when the last one has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection(Arc<Owner>);
+
+/// Who is at the other end: said once for each connection, so that calls have only to point at it.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Peer {
+    pub(crate) id: InstanceId,
+    pub(crate) address: Address,
+}
 
 /// Why a call got no response.
 #[derive(Debug)]
@@ -55,7 +62,7 @@ struct Owner {
 
 /// What callers, open streams and the driver of one connection share.
 pub(super) struct Shared {
-    pub(super) address: Address,
+    pub(super) peer: Arc<Peer>,
     pub(super) origin: Origin,
     pub(super) quota: Quota,
     /// Wakes the driver.
@@ -80,13 +87,13 @@ pub(crate) struct Slot(Arc<Shared>);
 
 impl Connection {
     pub(super) fn new(
-        address: Address,
+        peer: Peer,
         origin: Origin,
         sender: SendRequest<Bytes>,
         traffic: Arc<Traffic>,
     ) -> (Self, Arc<Shared>) {
         let shared = Arc::new(Shared {
-            address,
+            peer: Arc::new(peer),
             origin,
             quota: Quota::new(sender.current_max_send_streams()),
             driver: AtomicWaker::new(),
@@ -107,7 +114,12 @@ impl Connection {
 
     /// Which of the instance's addresses it leads to.
     pub(crate) fn address(&self) -> &Address {
-        &self.0.shared.address
+        &self.0.shared.peer.address
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        &self.0.shared.peer
     }
 
     /// Whether it takes new calls: it is not broken, not going away, not draining.
@@ -281,7 +293,7 @@ impl Shared {
 
     fn closed(&self) -> Error {
         self.ended.get().cloned().unwrap_or_else(|| {
-            let what = format!("the connection to {} takes no new call", self.address);
+            let what = format!("the connection to {} takes no new call", self.peer.address);
             Error::new(ErrorKind::Unavailable, what)
         })
     }
@@ -291,7 +303,7 @@ impl Shared {
         if let Some(ended) = self.ended.get() {
             return ended.clone();
         }
-        let what = format!("the connection to {} broke", self.address);
+        let what = format!("the connection to {} broke", self.peer.address);
         let what = Error::new(ErrorKind::Unavailable, what);
         match error.get_io().map(io::Error::kind) {
             Some(io::ErrorKind::BrokenPipe) => what.because("the server closed it"),
@@ -304,7 +316,7 @@ impl Shared {
         if error.is_remote()
             && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
         {
-            let what = format!("{} did not process the call", self.address);
+            let what = format!("{} did not process the call", self.peer.address);
             return Failure::Refused(Error::new(ErrorKind::Unavailable, what).because(error));
         }
         if error.is_reset() {
@@ -354,7 +366,7 @@ impl Drop for Owner {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("address", &self.address)
+            .field("address", &self.peer.address)
             .field("quota", &self.quota)
             .field("ended", &self.ended.get())
             .finish_non_exhaustive()
@@ -363,7 +375,7 @@ impl fmt::Debug for Shared {
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Slot").field(&self.0.address).finish()
+        f.debug_tuple("Slot").field(&self.0.peer.address).finish()
     }
 }
 

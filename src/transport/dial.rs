@@ -16,7 +16,7 @@ use http::uri::{Authority, Scheme};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    Connect, Connection, Driver, Io, Settings, Tls,
+    Connect, Connection, Driver, Io, Peer, Settings, Tls,
     driver::{H2, Heard, Pace},
     keep_alive::Pulse,
     outgoing::Origin,
@@ -91,7 +91,11 @@ impl Dialer {
         let ready = timeout_at(until, self.handshake(io, address)).await;
         let (sender, h2) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
 
-        let (connection, shared) = Connection::new(address.clone(), origin, sender, traffic);
+        let peer = Peer {
+            id: instance.id.clone(),
+            address: address.clone(),
+        };
+        let (connection, shared) = Connection::new(peer, origin, sender, traffic);
         let keep_alive = self.settings.keep_alive.map(|mut rule| {
             rule.every = self.pace.of(rule.every);
             Pulse::new(rule)

@@ -156,7 +156,7 @@ impl Driver {
         self.heed(&error);
         let what = format!(
             "{} wants no more calls on this connection",
-            self.shared.address
+            self.shared.peer.address
         );
         told(Told::GoingAway(
             Error::new(ErrorKind::Unavailable, what).because(error),
@@ -169,7 +169,7 @@ impl Driver {
             && error.to_string().contains("too_many_pings");
         if complaint && self.pulse.is_some() {
             self.pace.slower();
-            tracing::info!(address = %self.shared.address, "the server wants fewer pings");
+            tracing::info!(address = %self.shared.peer.address, "the server wants fewer pings");
         }
     }
 
@@ -217,7 +217,7 @@ impl Driver {
     }
 
     fn ended(&self, result: Result<(), h2::Error>) -> Error {
-        let address = &self.shared.address;
+        let address = &self.shared.peer.address;
         let what = match result {
             Err(error) => {
                 if !self.going_away {
@@ -235,7 +235,7 @@ impl Driver {
     }
 
     fn overdue(&self) -> Error {
-        let address = &self.shared.address;
+        let address = &self.shared.peer.address;
         let what = match self.shared.quota.open() {
             0 => format!("the connection to {address} was drained"),
             open => format!(
@@ -246,14 +246,17 @@ impl Driver {
     }
 
     fn silent(&self) -> Error {
-        let what = format!("the connection to {} broke", self.shared.address);
+        let what = format!("the connection to {} broke", self.shared.peer.address);
         Error::new(ErrorKind::Timeout, what).because("no answer to an HTTP/2 ping in time")
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let what = format!("the connection to {} was given up", self.shared.address);
+        let what = format!(
+            "the connection to {} was given up",
+            self.shared.peer.address
+        );
         self.shared.end(Error::new(ErrorKind::Unavailable, what));
     }
 }

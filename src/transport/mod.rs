@@ -33,7 +33,7 @@ pub(crate) use no_tls::Tls;
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 pub(crate) use {
-    connection::{Connection, Failure, Slot},
+    connection::{Connection, Failure, Peer, Slot},
     dial::Dialer,
     driver::{Driver, Told},
     incoming::Incoming,

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
-    header::{TE, USER_AGENT},
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version,
+    header::{CONTENT_TYPE, TE, USER_AGENT},
     request,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -24,8 +24,16 @@ use tonic::{Status, body::Body};
 pub(crate) struct Outgoing {
     head: request::Parts,
     /// The headers, while the map itself has gone to a connection.
-    lent: Option<Vec<(HeaderName, HeaderValue)>>,
+    lent: Option<Lent>,
     source: Source,
+}
+
+/// Headers to make a map of again. Those that nearly every call has are known by heart, so that such a
+/// call needs no copy.
+#[derive(Debug, Default)]
+struct Lent {
+    content_type: bool,
+    more: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What every request on a connection says besides its own words.
@@ -74,11 +82,7 @@ impl Outgoing {
             return false;
         }
         if let Some(lent) = self.lent.take() {
-            let mut headers = HeaderMap::with_capacity(lent.len());
-            for (name, value) in lent {
-                headers.append(name, value);
-            }
-            self.head.headers = headers;
+            self.head.headers = lent.headers();
         }
         true
     }
@@ -86,15 +90,15 @@ impl Outgoing {
     /// The head as it goes to a connection, and whether there is no body.
     pub(super) fn head(&mut self, origin: &Origin) -> (Request<()>, bool) {
         let mut headers = mem::take(&mut self.head.headers);
-        if !headers.contains_key(TE) {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
+        self.lent = self.source.kept.whole.then(|| Lent::of(&headers));
+        // Looked through, as there are few: to look a name up is to hash it.
+        let has = |name| headers.keys().any(|known| *known == name);
+        let (te, user_agent) = (has(TE), has(USER_AGENT));
+        if !te {
+            headers.insert(TE, HeaderValue::from_static(TRAILERS));
         }
-        if !headers.contains_key(USER_AGENT) {
+        if !user_agent {
             headers.insert(USER_AGENT, origin.user_agent.clone());
-        }
-        if self.source.kept.whole {
-            let copied = headers.iter().map(|(n, v)| (n.clone(), v.clone()));
-            self.lent = Some(copied.collect());
         }
 
         let mut request = Request::new(());
@@ -114,6 +118,13 @@ impl Outgoing {
         Uri::from_parts(parts).expect("scheme, authority and path are all there is to a URI")
     }
 
+    /// Room for extensions, emptied: to hand on what is allocated already.
+    pub(crate) fn take_extensions(&mut self) -> Extensions {
+        let mut extensions = mem::take(&mut self.head.extensions);
+        extensions.clear();
+        extensions
+    }
+
     pub(super) fn source(&mut self) -> &mut Source {
         &mut self.source
     }
@@ -128,6 +139,32 @@ impl Outgoing {
             replayed: 0,
         };
         mem::replace(&mut self.source, spent)
+    }
+}
+
+impl Lent {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut lent = Self::default();
+        for (name, value) in headers {
+            if *name == CONTENT_TYPE && value == GRPC && !lent.content_type {
+                lent.content_type = true;
+            } else if *name != TE || value != TRAILERS {
+                lent.more.push((name.clone(), value.clone()));
+            }
+        }
+        lent
+    }
+
+    /// All of them, but for `te: trailers`, which every head gets.
+    fn headers(self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.more.len() + 3);
+        if self.content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+        }
+        for (name, value) in self.more {
+            headers.append(name, value);
+        }
+        headers
     }
 }
 
@@ -163,6 +200,9 @@ struct Kept {
 }
 
 const KEPT: usize = 64 << 10;
+
+const GRPC: &str = "application/grpc";
+const TRAILERS: &str = "trailers";
 
 impl Source {
     fn new(body: Body) -> Self {
