@@ -84,9 +84,10 @@ pub enum Address {
 const MOST_ADDRESSES: usize = 64;
 const MOST_TAGS: usize = 256;
 const LONGEST_TEXT: usize = 4096;
-const GREATEST_WEIGHT: u32 = 1_000_000;
 
 impl Instance {
+    pub(crate) const GREATEST_WEIGHT: u32 = 1_000_000;
+
     /// An instance at this address, with weight 1 and a random id.
     pub fn at<A>(address: A) -> Result<Self, Error>
     where
@@ -188,8 +189,9 @@ impl Instance {
                 "nobody can connect to {address}: give the address that clients reach"
             ));
         }
-        if self.weight > GREATEST_WEIGHT {
-            return refuse(format!("weight {}: at most {GREATEST_WEIGHT}", self.weight));
+        if self.weight > Self::GREATEST_WEIGHT {
+            let most = Self::GREATEST_WEIGHT;
+            return refuse(format!("weight {}: at most {most}", self.weight));
         }
         if self.tags.len() > MOST_TAGS {
             return refuse(format!("{} tags: at most {MOST_TAGS}", self.tags.len()));
@@ -259,6 +261,13 @@ impl FromStr for Address {
             return Err(Error::config(format!(
                 "an address of {} bytes: at most {LONGEST_TEXT}",
                 text.len()
+            )));
+        }
+        // Whoever wrote it may have meant a password, which is not for logs.
+        if let (false, Some((_, host))) = (text.starts_with("unix:"), text.rsplit_once('@')) {
+            return Err(Error::config(format!(
+                "address \"***@{}\": there is no user in an address; write `10.0.0.5:50051`",
+                host.escape_debug()
             )));
         }
         if let Some(path) = text.strip_prefix("unix:") {
@@ -417,7 +426,7 @@ mod tests {
             ("::1:50051", "brackets"),
             (":50051", "host is missing"),
             ("a b:1", "not a name"),
-            ("user@host:1", "not a name"),
+            ("user:secret@host:1", "\"***@host:1\": there is no user"),
             ("300.0.0.1:1", "not an IP address"),
             ("unix:relative", "start with `/`"),
             ("http://h:1", "brackets"),

@@ -220,7 +220,7 @@ mod tests {
     async fn what_cannot_be_opened_is_refused_with_the_reason() {
         for (text, why) in [
             ("memory://", "not etcd://"),
-            ("etcd://h1?layout=yaml", "`json` or `plain`"),
+            ("etcd://h1?layout=yaml", "one of `json`, `plain`"),
             ("etcd://h1?ca=/nowhere/ca.pem", "/nowhere/ca.pem"),
         ] {
             let error = Registry::open(&url(text)).unwrap_err().chain();

@@ -1,14 +1,29 @@
 //! How instances stand in etcd: which key, which value.
 
+mod go;
+mod go_micro;
+mod go_zero;
+mod gochat;
 mod json;
+mod kitex;
+mod kratos;
+mod naming;
 mod plain;
+mod rpcx;
 
-use std::{fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
+pub use go_micro::GoMicro;
+pub use go_zero::GoZero;
+pub use gochat::Gochat;
 pub use json::Json;
+pub use kitex::Kitex;
+pub use kratos::Kratos;
+pub use naming::EtcdNaming;
 pub use plain::Plain;
+pub use rpcx::Rpcx;
 
-use crate::{Error, Instance, Result, ServiceName};
+use crate::{Address, Error, ErrorKind, Instance, InstanceId, Result, ServiceName};
 
 /// Maps instances to keys and values, and back.
 ///
@@ -43,15 +58,52 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance>;
 }
 
-/// The layout that a URL names: `json`, which is ours and the default, or `plain`.
+/// The layouts that a URL can name.
+const NAMES: [&str; 9] = [
+    "json",
+    "plain",
+    "etcd-naming",
+    "go-zero",
+    "kratos",
+    "kitex",
+    "go-micro",
+    "rpcx",
+    "gochat",
+];
+
+/// The layout that a URL names with `?layout=`, and `?prefix=` where that is given.
+///
+/// | name | layout | keys begin with, unless `prefix` says otherwise |
+/// |---|---|---|
+/// | `json` | [ours](Json), the default | `/services/` |
+/// | `plain` | [an address and nothing else](Plain) | `/services/` |
+/// | `etcd-naming` | [etcd's own Go client](EtcdNaming) | the service |
+/// | `go-zero` | [go-zero](GoZero) | the service |
+/// | `kratos` | [kratos](Kratos) | `/microservices/` |
+/// | `kitex` | [kitex](Kitex) | `kitex/registry-etcd/` |
+/// | `go-micro` | [go-micro](GoMicro) | `/micro/registry/` |
+/// | `rpcx` | [rpcx](Rpcx) | the service |
+/// | `gochat` | [gochat](Gochat) | `/services/` |
 pub fn named(name: Option<&str>, prefix: Option<&str>) -> Result<Arc<dyn Layout>> {
-    match name.unwrap_or("json") {
-        "json" => Ok(Arc::new(prefix.map_or_else(Json::default, Json::under))),
-        "plain" => Ok(Arc::new(prefix.map_or_else(Plain::default, Plain::under))),
-        other => Err(Error::config(format!(
-            "layout {other:?} is not known: use `json` or `plain`"
-        ))),
+    fn under<L: Layout + Default>(prefix: Option<&str>, make: fn(&str) -> L) -> Arc<dyn Layout> {
+        Arc::new(prefix.map_or_else(L::default, make))
     }
+    Ok(match name.unwrap_or("json") {
+        "json" => under(prefix, Json::under),
+        "plain" => under(prefix, Plain::under),
+        "etcd-naming" => under(prefix, EtcdNaming::under),
+        "go-zero" => under(prefix, GoZero::under),
+        "kratos" => under(prefix, Kratos::under),
+        "kitex" => under(prefix, Kitex::under),
+        "go-micro" => under(prefix, GoMicro::under),
+        "rpcx" => under(prefix, Rpcx::under),
+        "gochat" => under(prefix, Gochat::under),
+        other => {
+            let known = NAMES.join("`, `");
+            let what = format!("layout {other:?} is not known: it is one of `{known}`");
+            return Err(Error::config(what));
+        }
+    })
 }
 
 /// A prefix ends in `/`, so that `/services` does not run into the service's name; or it is empty.
@@ -69,9 +121,131 @@ fn one_segment<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
     (!rest.is_empty() && !rest.contains('/')).then_some(rest)
 }
 
+/// What stands behind a prefix, however many segments it has.
+fn behind<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
+    key.strip_prefix(prefix).filter(|rest| !rest.is_empty())
+}
+
+/// A part of a key as one segment, which an id is.
+fn segment(name: &str) -> String {
+    name.replace('/', "%2F")
+}
+
+/// The instance under the id that it gives itself, or else under that of its key.
+fn called(instance: Instance, own: Option<&str>, name: &str) -> Result<Instance, String> {
+    let own = own.and_then(|own| InstanceId::new(own).ok());
+    let id = own.map_or_else(|| InstanceId::new(segment(name)), Ok);
+    let id = id.map_err(|error| error.to_string())?;
+    Ok(Instance { id, ..instance })
+}
+
+/// A weight in decimal; none if it is not one.
+fn weighing(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+    let weight = text.parse().ok().filter(|_| digits);
+    weight.filter(|weight| *weight <= Instance::GREATEST_WEIGHT)
+}
+
+/// What was read, if a client can use it; the error bears the key.
+fn usable(key: &str, read: Result<Instance, String>) -> Result<Instance> {
+    let refuse = || Error::new(ErrorKind::Decode, format!("read {key}"));
+    let instance = read.map_err(|why| refuse().because(why))?;
+    instance.check().map_err(|why| refuse().because(why))?;
+    Ok(instance)
+}
+
+/// The address that stands for an instance which clients can use.
+fn writable(instance: &Instance) -> Result<&Address> {
+    instance.check()?;
+    let first = instance.addresses.first();
+    first.ok_or_else(|| refused(instance, "it has no address"))
+}
+
+/// A tag of one of these names would be read as something else.
+fn reserved(instance: &Instance, names: &[&str]) -> Result<()> {
+    match names.iter().find(|name| instance.tags.contains_key(**name)) {
+        Some(name) => {
+            let why = format!("the tag {name:?} means something else in this layout: rename it");
+            Err(refused(instance, why))
+        }
+        None => Ok(()),
+    }
+}
+
+fn refused(instance: &Instance, why: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+    Error::config(format!("write {}", instance.id)).because(why)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::btree_map, option, prelude::*, sample};
+
     use super::*;
+
+    /// What another system wrote: see `tests/fixtures`.
+    pub(super) struct Fixture {
+        pub(super) key: String,
+        pub(super) value: String,
+    }
+
+    pub(super) fn fixture(name: &str) -> Fixture {
+        let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let [key, value] = ["key", "value"].map(|name| record[name].as_str().unwrap().to_owned());
+        Fixture { key, value }
+    }
+
+    /// Instances with everything in them that a layout may stumble over.
+    pub(super) fn any_instance() -> impl Strategy<Value = Instance> {
+        let address = sample::select(vec![
+            "10.0.0.5:50051",
+            "[::1]:1",
+            "greeter.svc:65535",
+            "unix:/run/echo.sock",
+        ]);
+        let text = "[ -~é<>&\u{2028}]{1,12}";
+        let facts = (
+            option::of(text),
+            option::of(text),
+            0..1_000_u32,
+            any::<bool>(),
+        );
+        (
+            "[a-z0-9.:_@-]{1,20}",
+            prop::collection::vec(address, 1..4),
+            facts,
+            btree_map("[a-c<&+= é]{1,6}", text, 0..4),
+        )
+            .prop_filter("relative", |(id, ..)| id != "." && id != "..")
+            .prop_map(|(id, addresses, (zone, version, weight, serving), tags)| {
+                let mut instance = Instance::at(addresses[0]).unwrap().id(id).unwrap();
+                for address in &addresses[1..] {
+                    instance = instance.also_at(*address).unwrap();
+                }
+                instance.zone = zone.map(Into::into);
+                instance.version = version.map(Into::into);
+                instance.tags = tags;
+                instance.weight(weight).serving(serving)
+            })
+    }
+
+    /// What is written is owned, and read as what it was.
+    pub(super) fn round_trip(
+        layout: &dyn Layout,
+        instance: &Instance,
+    ) -> Result<(), TestCaseError> {
+        let greeter = "greeter".parse().unwrap();
+
+        let key = layout.key(&greeter, instance);
+        let value = layout.encode(&greeter, instance).unwrap();
+
+        prop_assert!(layout.owns(&greeter, &key), "{}", key);
+        prop_assert!(key.starts_with(&layout.prefix(&greeter)));
+        let read = layout.decode(&greeter, &key, &value).unwrap();
+        prop_assert_eq!(&read, instance);
+        Ok(())
+    }
 
     #[test]
     fn layouts_go_by_their_names() {
@@ -85,6 +259,75 @@ mod tests {
         assert_eq!(moved.prefix(&greeter), "/prod/greeter/");
         assert_eq!(bare.prefix(&greeter), "greeter");
         let error = named(Some("yaml"), None).unwrap_err().to_string();
-        assert!(error.contains("`json` or `plain`"), "{error}");
+        assert!(error.contains("`json`, `plain`, `etcd-naming`"), "{error}");
+        for name in NAMES {
+            let layout = named(Some(name), Some("base")).unwrap();
+            assert!(
+                layout.prefix(&greeter).starts_with("base/greeter"),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_owns_what_is_of_another_service() {
+        let greeter = "greeter".parse().unwrap();
+        for name in NAMES {
+            let layout = named(Some(name), None).unwrap();
+            let prefix = layout.prefix(&greeter).trim_end_matches('/').to_owned();
+            for key in ["-v2/a@b", "2", "/", "-v2", ".old/a"] {
+                let key = format!("{prefix}{key}");
+                assert!(!layout.owns(&greeter, &key), "{name}: {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_values_are_refused_and_harm_nothing() {
+        let greeter = "greeter".parse().unwrap();
+        let long = "x".repeat(1 << 20);
+        let deep = format!("{{\"x\":{}", "[".repeat(100_000));
+        let stuffed = format!(r#"{{"Addr":"h:1","Metadata":{{"k":"{long}"}}}}"#);
+        for name in NAMES {
+            let layout = named(Some(name), None).unwrap();
+            let at = |address: &str| Instance::at(address).unwrap().id("a").unwrap();
+            let key = layout.key(&greeter, &at("10.0.0.5:1"));
+            for value in [
+                &long,
+                &deep,
+                &stuffed,
+                "file:///etc/passwd",
+                "u:p@h:1",
+                "\0",
+            ] {
+                let read = layout.decode(&greeter, &key, value.as_bytes());
+                // The address of rpcx is its key.
+                if name != "rpcx" {
+                    assert_eq!(
+                        read.unwrap_err().to_string(),
+                        format!("read {key}"),
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_a_layout_panic(
+            value: Vec<u8>,
+            text in r#"[{}\[\]":,a-zA-Z0-9.@&=%+ -]{0,200}"#,
+            key in "[a-z/@:.0-9-]{0,40}",
+        ) {
+            let greeter = "greeter".parse().unwrap();
+            for name in NAMES {
+                let layout = named(Some(name), None).unwrap();
+                let key = format!("{}{key}", layout.prefix(&greeter));
+                let _ = layout.owns(&greeter, &key);
+                let _ = layout.decode(&greeter, &key, &value);
+                let _ = layout.decode(&greeter, &key, text.as_bytes());
+            }
+        }
     }
 }

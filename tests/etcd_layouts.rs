@@ -1,0 +1,135 @@
+//! Servers of other systems beside ours in a real etcd: found together, and told apart from what is broken.
+#![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+#[path = "support/etcd.rs"]
+mod etcd;
+#[path = "support/reader.rs"]
+mod reader;
+
+use etcd::Etcd;
+use reader::Reader;
+use tonic_fleet::{Instance, RegistryUrl, ServiceName, register, resolve};
+
+/// A system: its layout, a service as it calls it, and a server that it wrote.
+struct System {
+    layout: &'static str,
+    service: &'static str,
+    key: &'static str,
+    value: &'static str,
+    /// What the server is called by us.
+    id: &'static str,
+    /// The key that a server of ours at 10.0.0.9:1 gets, with the id `ours`, and its name for readers.
+    ours: (&'static str, &'static str),
+    /// Whether the value has room for the mark of a server that leaves.
+    marks: bool,
+}
+
+const SYSTEMS: [System; 7] = [
+    System {
+        layout: "etcd-naming",
+        service: "services/echo",
+        key: "services/echo/127.0.0.1:50051",
+        value: r#"{"Op":0,"Addr":"127.0.0.1:50051","Metadata":null}"#,
+        id: "127.0.0.1:50051",
+        ours: ("services/echo/10.0.0.9:1", "ours"),
+        marks: true,
+    },
+    System {
+        layout: "go-zero",
+        service: "echo.rpc",
+        key: "echo.rpc/884009535655636636",
+        value: "10.0.0.7:8080",
+        id: "10.0.0.7:8080",
+        ours: ("echo.rpc/ours", "10.0.0.9:1"),
+        marks: false,
+    },
+    System {
+        layout: "kratos",
+        service: "echo",
+        key: "/microservices/echo/0b5c6f4e-0001",
+        value: r#"{"id":"0b5c6f4e-0001","name":"echo","version":"v1.2.3","metadata":{},"endpoints":["grpc://127.0.0.1:9000"]}"#,
+        id: "0b5c6f4e-0001",
+        ours: ("/microservices/echo/ours", "ours"),
+        marks: true,
+    },
+    System {
+        layout: "kitex",
+        service: "example.shop.item",
+        key: "kitex/registry-etcd/example.shop.item/10.0.0.5:8888",
+        value: r#"{"network":"tcp","address":"10.0.0.5:8888","weight":10,"tags":null}"#,
+        id: "10.0.0.5:8888",
+        ours: ("kitex/registry-etcd/example.shop.item/10.0.0.9:1", "ours"),
+        marks: true,
+    },
+    System {
+        layout: "go-micro",
+        service: "greeter",
+        key: "/micro/registry/greeter/greeter-3f1c",
+        value: r#"{"name":"greeter","version":"latest","metadata":null,"endpoints":[],"nodes":[{"metadata":{"protocol":"grpc"},"id":"greeter-3f1c","address":"10.0.0.5:9090"}]}"#,
+        id: "greeter-3f1c",
+        ours: ("/micro/registry/greeter/ours", "ours"),
+        marks: true,
+    },
+    System {
+        layout: "rpcx",
+        service: "rpcx_test/Arith",
+        key: "rpcx_test/Arith/tcp@10.0.0.5:8972",
+        value: "state=active&weight=10",
+        id: "tcp@10.0.0.5:8972",
+        ours: ("rpcx_test/Arith/tcp@10.0.0.9:1", "ours"),
+        marks: true,
+    },
+    System {
+        layout: "gochat",
+        service: "chat",
+        key: "/services/chat/a",
+        value: r#"{"id":"a","name":"chat","address":"10.0.0.5","port":50051,"metadata":{},"ttl":10}"#,
+        id: "a",
+        ours: ("/services/chat/ours", "ours"),
+        marks: true,
+    },
+];
+
+#[tokio::test]
+async fn servers_of_other_systems_and_ours_come_and_go_side_by_side() {
+    let etcd = Etcd::start().await;
+    for system in SYSTEMS {
+        let url = format!("{}?layout={}&ttl=2s", etcd.url(), system.layout);
+        let url: RegistryUrl = url.parse().unwrap();
+        let service: ServiceName = system.service.parse().unwrap();
+        let target = url.service(system.service).unwrap();
+        let mut reader = Reader::of(resolve::open(&target).unwrap().resolve(&service));
+        let server = Instance::at("10.0.0.9:1").unwrap().id("ours").unwrap();
+
+        etcd.put(system.key, system.value).await;
+        let registration = register::open(&url).unwrap();
+        let registration = registration.register(&service, server).await.unwrap();
+        assert_eq!(registration.key(), system.ours.0, "{}", system.layout);
+        let mut both = [system.id, system.ours.1];
+        both.sort_unstable();
+        reader.until("both are there", |r| r.ids() == both).await;
+
+        // With rpcx no value is broken: the address is in the key.
+        if system.layout != "rpcx" {
+            etcd.put(system.ours.0, "[broken").await;
+            let passed = |r: &Reader| r.skipped == [system.ours.0];
+            reader.until("what is broken is passed over", passed).await;
+            let mended = |r: &Reader| r.skipped.is_empty();
+            reader.until("its owner puts it right", mended).await;
+            assert_eq!(reader.ids(), both, "{}", system.layout);
+        }
+
+        registration.close().await.unwrap();
+        if system.marks {
+            let gone = |r: &Reader| r.ids() == [system.id] && r.suspects.is_empty();
+            reader.until("who leaves in order is gone", gone).await;
+        } else {
+            let gone = |r: &Reader| r.suspects.contains(system.ours.1);
+            reader.until("who cannot say so is a suspect", gone).await;
+        }
+        etcd.delete(system.key).await;
+        let gone = |r: &Reader| r.suspects.contains(system.id) || !r.known.contains_key(system.id);
+        reader.until("who vanishes is a suspect", gone).await;
+    }
+}
