@@ -187,7 +187,7 @@ fn unavailable<E: std::error::Error + Send + Sync + 'static>(doing: String, caus
 
 /// The first of these to succeed, each begun when the one before has failed or kept us waiting; or why
 /// each has failed. The others are dropped.
-pub(super) async fn race<F, T, E>(attempts: Vec<F>) -> Result<T, Vec<E>>
+pub(crate) async fn race<F, T, E>(attempts: Vec<F>) -> Result<T, Vec<E>>
 where
     F: Future<Output = Result<T, E>>,
 {
