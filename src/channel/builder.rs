@@ -12,12 +12,13 @@ use http::{HeaderValue, Uri};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Channel, Shared, View, driver::Driver};
+use super::{Channel, Shared, View, checking::Checking, driver::Driver};
 use crate::{
     Backoff, Error, Instance, ServiceName, Target,
     backoff::countable,
     balance::{LeastLoaded, Policy},
     endpoint::Limits,
+    health::Checks,
     resolve::{self, Resolve},
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls},
 };
@@ -37,6 +38,7 @@ pub struct Builder {
     timeout: Option<Duration>,
     drain: Option<Duration>,
     tls: Option<Tls>,
+    checks: Vec<Checks>,
 }
 
 /// Where the instances come from.
@@ -76,11 +78,13 @@ impl Builder {
                 hold: Duration::from_secs(60),
                 redial: Backoff::between(Duration::from_millis(100), Duration::from_secs(30)),
                 dials: 256,
+                asked: false,
             },
             patience: Duration::from_secs(5),
             timeout: None,
             drain: None,
             tls: None,
+            checks: Vec::new(),
         }
     }
 
@@ -188,6 +192,27 @@ impl Builder {
         self
     }
 
+    /// Asks connected endpoints whether they are well: only those that say so take calls, and what turns
+    /// unwell finishes those it has. Nobody is asked, unless set; more than one of these must all agree. When
+    /// nobody is well, calls go to those that are not.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tonic_fleet::Error> {
+    /// use tonic_fleet::{Channel, health::Grpc};
+    ///
+    /// let channel = Channel::builder("static://10.0.0.5:50051/greeter".parse()?)
+    ///     .health(Grpc::watch("greeter"))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn health(mut self, checks: impl Into<Checks>) -> Self {
+        self.checks.push(checks.into());
+        self.limits.asked = true;
+        self
+    }
+
     /// The scheme and authority that requests bear, whatever endpoint they go to. The endpoint's own,
     /// unless set.
     pub fn origin(mut self, origin: Uri) -> Self {
@@ -240,6 +265,7 @@ impl Builder {
             dialer: Arc::new(Dialer::new(self.connect, self.tls, self.settings)),
             limits: self.limits,
             drain: self.drain,
+            checking: Checking::new(self.checks),
             stop: stop.clone(),
         };
         let updates = resolve.resolve(&self.service);
@@ -255,6 +281,7 @@ impl Builder {
         if let Some(tls) = &self.tls {
             tls.check()?;
         }
+        self.checks.iter().try_for_each(Checks::check)?;
         let refuse = |what: &str| Err(Error::config(what));
         if self.limits.dials == 0 {
             return refuse("dials is 0: at least one connection must be made at a time");

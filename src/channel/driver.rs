@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, View};
+use super::{Shared, View, checking::Checking};
 use crate::{
     Endpoint, Endpoints, Error, ErrorKind, Event, InstanceId,
     balance::{LeastLoaded, Pick, Policy},
@@ -31,6 +31,7 @@ pub(super) struct Driver {
     pub(super) limits: Limits,
     /// How long calls in flight may go on at an endpoint that has left.
     pub(super) drain: Option<Duration>,
+    pub(super) checking: Checking,
     pub(super) stop: CancellationToken,
 }
 
@@ -96,6 +97,7 @@ impl Running {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = self.words.recv_many(&mut heard, BURST) => self.hear(&mut heard),
+                () = self.driver.checking.news() => self.judge(),
                 Some(update) = updates.next() => self.apply(update),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
@@ -111,6 +113,14 @@ impl Running {
         self.take(steps);
     }
 
+    fn judge(&mut self) {
+        let now = Instant::now();
+        for (id, verdict) in self.driver.checking.take() {
+            let steps = self.set.judged(&id, verdict, now);
+            self.take(steps);
+        }
+    }
+
     fn tick(&mut self) {
         let steps = self.set.tick(Instant::now());
         self.take(steps);
@@ -124,6 +134,7 @@ impl Running {
                 News::GoingAway(why) => self.set.going_away(&id, attempt, why, now),
                 News::Down(error) => {
                     self.dials.remove(&attempt);
+                    self.driver.checking.end(attempt);
                     self.set.down(&id, attempt, error, now)
                 }
             };
@@ -146,6 +157,10 @@ impl Running {
             return steps;
         };
         let address = connection.address().clone();
+        if let Some(endpoint) = self.set.endpoints().find(id) {
+            let checking = &mut self.driver.checking;
+            checking.begin(endpoint.instance_arc(), attempt, &connection);
+        }
         vitals.connect(Some(Arc::new(connection)));
         self.tell(Event::Connected(id.clone(), address));
         steps
@@ -156,7 +171,8 @@ impl Running {
             match step {
                 Step::Dial(dial) => self.dial(dial),
                 Step::Tell(event) => self.tell(event),
-                Step::Drain(vitals) => {
+                Step::Drain(vitals, attempt) => {
+                    self.driver.checking.end(attempt);
                     if let Some(connection) = vitals.connection() {
                         connection.drain(self.driver.drain);
                     }

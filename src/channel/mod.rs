@@ -3,6 +3,7 @@
 mod body;
 mod builder;
 mod call;
+mod checking;
 mod driver;
 mod served;
 mod view;

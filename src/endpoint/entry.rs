@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Endpoint, State, Vitals, tiers::Tier};
-use crate::{Backoff, Instance};
+use crate::{Backoff, Instance, health::Verdict};
 
 /// An endpoint, and how it is getting on.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Entry {
     pub(super) vitals: Arc<Vitals>,
     pub(super) link: Link,
     pub(super) redial: Backoff,
+    /// What came of asking it whether it is well, if it is asked.
+    pub(super) verdict: Option<Verdict>,
     /// Since when the registry does not have it any more.
     pub(super) suspect: Option<Instant>,
     /// Where it was last put; see [`Entry::tier`].
@@ -38,11 +40,21 @@ impl Entry {
     /// Among whom it takes calls, if it can.
     pub(super) fn tier(&self, held: bool) -> Option<Tier> {
         match self.link {
+            Link::Up(_) if self.is_unknown() => None,
+            Link::Up(_) if self.is_unwell() => Some(Tier::Unwell),
             Link::Up(_) if self.instance.is_draining() => Some(Tier::Draining),
             Link::Up(_) if self.suspect.is_some() && !held => Some(Tier::Doubted),
             Link::Up(_) => Some(Tier::Serving),
             _ => None,
         }
+    }
+
+    fn is_unknown(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Unknown))
+    }
+
+    fn is_unwell(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Unhealthy(_)))
     }
 
     /// Makes the state visible.
@@ -51,6 +63,8 @@ impl Entry {
             Link::Queued if self.redial.failures() > 0 => State::Broken,
             Link::Queued => State::Idle,
             Link::Dialling(_) => State::Connecting,
+            Link::Up(_) if self.is_unknown() => State::Connecting,
+            Link::Up(_) if self.is_unwell() => State::Unhealthy,
             Link::Up(_) if self.instance.is_draining() => State::Draining,
             Link::Up(_) => State::Ready,
             Link::Waiting(_) => State::Broken,

@@ -18,10 +18,14 @@ pub enum Event {
     Suspected(InstanceId),
     /// A suspected instance is in the registry again.
     Cleared(InstanceId),
-    /// An endpoint is connected, and ready unless it drains.
+    /// An endpoint is connected, and ready unless it drains or is yet to say that it is well.
     Connected(InstanceId, Address),
     /// An endpoint asked for no new calls.
     Draining(InstanceId),
+    /// An endpoint says that it is well, so that it takes calls.
+    Healthy(InstanceId),
+    /// An endpoint says that it is not well, or does not say; no new calls go to it.
+    Unhealthy(InstanceId, Error),
     /// A connection failed or ended.
     Lost(InstanceId, Error),
     /// The registry is out of reach; the last set serves.
@@ -49,6 +53,8 @@ impl Event {
             Self::Cleared(_) => "cleared",
             Self::Connected(..) => "connected",
             Self::Draining(_) => "draining",
+            Self::Healthy(_) => "healthy",
+            Self::Unhealthy(..) => "unhealthy",
             Self::Lost(..) => "lost",
             Self::Stale(_) => "stale",
             Self::Fresh => "fresh",
@@ -70,6 +76,8 @@ impl fmt::Display for Event {
             Self::Cleared(id) => write!(f, "{id} is in the registry again"),
             Self::Connected(id, address) => write!(f, "{id} connected at {address}"),
             Self::Draining(id) => write!(f, "{id} drains"),
+            Self::Healthy(id) => write!(f, "{id} is well"),
+            Self::Unhealthy(id, error) => write!(f, "{id} is unwell: {}", error.chain()),
             Self::Lost(id, error) => write!(f, "{id} lost: {}", error.chain()),
             Self::Stale(error) => write!(f, "registry out of reach: {}", error.chain()),
             Self::Fresh => write!(f, "registry in reach again"),

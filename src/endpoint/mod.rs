@@ -51,6 +51,10 @@ impl Endpoint {
         &self.instance
     }
 
+    pub(crate) fn instance_arc(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+
     /// Calls that have begun and not ended.
     pub fn in_flight(&self) -> usize {
         self.vitals.in_flight()
@@ -81,7 +85,7 @@ impl Endpoint {
         self.vitals.condition().suspect
     }
 
-    /// Why the last connection to it failed or ended.
+    /// Why the last connection to it failed or ended, or why it was last unwell.
     pub fn last_error(&self) -> Option<Error> {
         self.vitals.condition().last_error
     }

@@ -3,6 +3,8 @@
 //! A plain state machine: fed with updates, with what became of connections, and with the time; it answers
 //! with [`Step`]s. It never waits and never looks at a clock.
 
+mod judged;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -18,6 +20,7 @@ use super::{
 };
 use crate::{
     Backoff, Error, Instance, InstanceId,
+    health::Verdict,
     resolve::{Change, Skipped, Update},
 };
 
@@ -32,6 +35,8 @@ pub(crate) struct Limits {
     pub(crate) redial: Backoff,
     /// Attempts to connect at a time.
     pub(crate) dials: usize,
+    /// Whether endpoints are asked whether they are well, and are not ready before they say so.
+    pub(crate) asked: bool,
 }
 
 /// What is to be done.
@@ -39,8 +44,8 @@ pub(crate) struct Limits {
 pub(crate) enum Step {
     /// Connect; tell [`Set::up`] or [`Set::down`] what came of it.
     Dial(Dial),
-    /// Let go of the endpoint's connection: no new calls, those in flight end in peace.
-    Drain(Arc<Vitals>),
+    /// Let go of the endpoint's connection of this attempt: no new calls, those in flight end in peace.
+    Drain(Arc<Vitals>, u64),
     /// Give up the attempt to connect of this number.
     Abandon(u64),
     /// Tell whoever listens.
@@ -132,6 +137,7 @@ impl Set {
         };
         self.dialling -= 1;
         entry.link = Link::Up(attempt);
+        entry.verdict = self.limits.asked.then_some(Verdict::Unknown);
         entry.redial.reset();
         entry.show(now);
         self.rank(id);
@@ -162,7 +168,8 @@ impl Set {
                 self.queue.push_back(id.clone());
             }
             entry.show(now);
-            self.steps.push(Step::Drain(Arc::clone(&entry.vitals)));
+            let drain = Step::Drain(Arc::clone(&entry.vitals), attempt);
+            self.steps.push(drain);
             self.rank(id);
         }
         self.settle(now)
@@ -353,6 +360,7 @@ impl Set {
             instance,
             vitals: Arc::new(Vitals::new(now)),
             link: Link::Queued,
+            verdict: None,
             redial: self.limits.redial.clone(),
             suspect: None,
             tier: None,
@@ -405,7 +413,10 @@ impl Set {
             return;
         };
         match entry.link {
-            Link::Up(_) => self.steps.push(Step::Drain(Arc::clone(&entry.vitals))),
+            Link::Up(attempt) => {
+                let drain = Step::Drain(Arc::clone(&entry.vitals), attempt);
+                self.steps.push(drain);
+            }
             Link::Dialling(attempt) => {
                 self.dialling -= 1;
                 self.steps.push(Step::Abandon(attempt));

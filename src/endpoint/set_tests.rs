@@ -27,6 +27,7 @@ impl Scene {
             hold: HOLD,
             redial,
             dials,
+            asked: false,
         };
         Self {
             set: Set::new(limits),
@@ -90,7 +91,7 @@ impl Scene {
                     self.dials.insert(id.clone(), dial);
                     format!("dial {id}")
                 }
-                Step::Drain(_) => "drain".into(),
+                Step::Drain(..) => "drain".into(),
                 Step::Abandon(_) => "abandon".into(),
                 Step::Tell(event) => event.to_string(),
             });

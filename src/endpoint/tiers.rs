@@ -11,12 +11,14 @@ pub(super) enum Tier {
     Doubted,
     /// It asked for no new calls.
     Draining,
+    /// It was asked whether it is well, and it is not.
+    Unwell,
 }
 
 /// The endpoints that can take calls.
 #[derive(Debug, Default)]
 pub(super) struct Tiers {
-    tiers: [Endpoints; 3],
+    tiers: [Endpoints; 4],
 }
 
 impl Tiers {
@@ -32,8 +34,8 @@ impl Tiers {
 
     /// Those of the best tier with anybody in it.
     pub(super) fn best(&self) -> &Endpoints {
-        let [serving, doubted, draining] = &self.tiers;
-        let best = [serving, doubted].into_iter().find(|tier| !tier.is_empty());
-        best.unwrap_or(draining)
+        let [better @ .., unwell] = &self.tiers;
+        let best = better.iter().find(|tier| !tier.is_empty());
+        best.unwrap_or(unwell)
     }
 }

@@ -42,12 +42,14 @@ pub(crate) struct Condition {
 pub enum State {
     /// Known, and not yet tried.
     Idle,
-    /// Being connected.
+    /// Being connected, or asked for the first time whether it is well.
     Connecting,
     /// Connected, and taking calls.
     Ready,
     /// Connected, but it asked for no new calls.
     Draining,
+    /// Connected, but it says that it is not well, or does not say.
+    Unhealthy,
     /// Not connected; the next attempt waits its turn.
     Broken,
     /// No longer in the set.
@@ -208,6 +210,7 @@ impl State {
             Self::Connecting => "connecting",
             Self::Ready => "ready",
             Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
             Self::Broken => "broken",
             Self::Gone => "gone",
         }

@@ -282,10 +282,18 @@ impl Task {
         let entry = |service: &ServiceName| {
             let key = self.layout.key(service, instance);
             let value = self.layout.encode(service, instance)?;
+            // Read back by others as one that takes calls, it says more by not being there.
+            let read = |value| self.layout.decode(service, &key, value);
+            if instance.is_draining() && read(&value).is_ok_and(|read| !read.is_draining()) {
+                return Ok(None);
+            }
             let service = service.clone();
-            Ok((key, Wanted { service, value }))
+            Ok(Some((key, Wanted { service, value })))
         };
-        wish.services.iter().map(entry).collect()
+        wish.services
+            .iter()
+            .filter_map(|s| entry(s).transpose())
+            .collect()
     }
 
     /// The session's lease; the one before it, if etcd still has it; or a new one.

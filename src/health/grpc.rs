@@ -14,7 +14,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tonic::{Code, Status, body::Body};
-use tower::{BoxError, Service, util::BoxCloneSyncService};
+use tower::{
+    BoxError, Service,
+    util::{BoxCloneSyncService, MapErr},
+};
 
 use super::{
     Tell, Verdict,
@@ -59,7 +62,7 @@ enum How {
 }
 
 /// What requests go over.
-pub(super) type Over = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+pub(super) type Over = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
 impl Grpc {
     /// One stream per connection, on which the server says so at once when something changes (gRFC A17).
@@ -89,7 +92,7 @@ impl Grpc {
         S::Future: Send + 'static,
         S::Error: Into<BoxError> + 'static,
     {
-        let server = tower::util::MapErr::new(server, Into::into as fn(S::Error) -> BoxError);
+        let server = MapErr::new(server, |error: S::Error| Status::from_error(error.into()));
         self.of = Some(BoxCloneSyncService::new(server));
         self
     }
@@ -210,10 +213,10 @@ struct Wire(Connection);
 
 impl Service<Request<Body>> for Wire {
     type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
@@ -267,24 +270,25 @@ impl Way {
 
 impl Service<Request<Body>> for Line {
     type Response = Response<Body>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response<Body>, BoxError>>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let way = Arc::clone(&self.0);
         async move {
-            let connection = way.connection().await?;
+            let away = |error: Error| Status::unavailable(error.chain());
+            let connection = way.connection().await.map_err(away)?;
             send(&connection, request).await
         }
         .boxed()
     }
 }
 
-async fn send(connection: &Connection, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+async fn send(connection: &Connection, request: Request<Body>) -> Result<Response<Body>, Status> {
     let mut call = Outgoing::new(request);
     let sent = connection.call(&mut call).await;
     let response = sent.map_err(Status::from)?;

@@ -1,6 +1,6 @@
 //! At which of its addresses a server is asked.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     Address, Error, ErrorKind, Instance, Result,
@@ -37,7 +37,7 @@ fn at(address: &Address, port: Option<u16>) -> Result<Address> {
     match (address, port) {
         (address, None) => Ok(address.clone()),
         (Address::Ip(addr), Some(port)) => Ok(Address::Ip(SocketAddr::new(addr.ip(), port))),
-        (Address::Name(name, _), Some(port)) => Ok(Address::Name(name.clone(), port)),
+        (Address::Name(name, _), Some(port)) => Ok(Address::Name(Arc::clone(name), port)),
         (Address::Unix(_), Some(port)) => Err(Error::config(format!(
             "{address} has no port {port} to be asked at"
         ))),

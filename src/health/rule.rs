@@ -176,10 +176,7 @@ mod tests {
                 "fall is 1001: give one from 1 to 1000",
             ),
             (
-                Rule {
-                    at_once: 0,
-                    ..fine.clone()
-                },
+                Rule { at_once: 0, ..fine },
                 "at_once is 0: give one from 1 to 100000",
             ),
         ] {

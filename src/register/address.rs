@@ -158,15 +158,31 @@ pub(super) async fn listening(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
+/// The instance at addresses that this machine itself reaches.
+pub(super) fn within(mut instance: Instance) -> Instance {
+    for address in &mut instance.addresses {
+        if let Address::Ip(listener) = address
+            && listener.ip().is_unspecified()
+        {
+            listener.set_ip(own(listener.ip()));
+        }
+    }
+    instance
+}
+
+/// Ourselves, in the family of this address.
+fn own(any: IpAddr) -> IpAddr {
+    match any {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
 /// Connects from within this machine, and hangs up.
 pub(crate) async fn connect(address: &Address) -> std::io::Result<()> {
     match address {
         Address::Ip(addr) if addr.ip().is_unspecified() => {
-            let own: IpAddr = match addr.ip() {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
-            drop(TcpStream::connect((own, addr.port())).await?);
+            drop(TcpStream::connect((own(addr.ip()), addr.port())).await?);
         }
         Address::Ip(addr) => drop(TcpStream::connect(addr).await?),
         Address::Name(name, port) => drop(TcpStream::connect((&**name, *port)).await?),

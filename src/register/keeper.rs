@@ -19,9 +19,12 @@ pub fn keep(
     key: impl Into<Arc<str>>,
 ) -> Result<(Registration, Keeper)> {
     instance.check()?;
+    let instance = Arc::new(instance);
     let (wish, wished) = watch::channel(Wish {
         services: vec![service.clone()],
-        instance: Arc::new(instance),
+        own: Arc::clone(&instance),
+        instance,
+        unwell: None,
         gone: false,
         version: 1,
     });
@@ -52,8 +55,22 @@ pub struct Wish {
     /// Nothing should stand there any more. Mark it as draining, then delete, within a time limit, and
     /// [end](Keeper::reached).
     pub gone: bool,
+    /// What it says while it is well.
+    pub(super) own: Arc<Instance>,
+    /// Why it is not, if its checks say so.
+    pub(super) unwell: Option<Error>,
     /// Grows with every change.
     pub(super) version: u64,
+}
+
+impl Wish {
+    /// What is unwell is to say that it takes no new calls.
+    pub(super) fn settle(&mut self) {
+        self.instance = match self.unwell {
+            Some(_) => Arc::new((*self.own).clone().serving(false)),
+            None => Arc::clone(&self.own),
+        };
+    }
 }
 
 /// What does stand there.

@@ -31,11 +31,15 @@
 //! | the registry is full | [`NoSpace`](State::NoSpace): the lease is kept, changes wait |
 //! | credentials are refused | [`Denied`](State::Denied), and tried again, rarely |
 //!
+//! [`Registrar::health`] ties a registration to the health of its server: it stands there as draining while
+//! its own health service, a closure or a [`Watchdog`](crate::health::Watchdog) says that it is unwell.
+//!
 //! A backend implements [`Register`]: it makes a [`Registration`] with [`keep`], and works for the
 //! [`Keeper`] that comes with it. The registration says what *should* stand in the registry, as state of
 //! which the latest wins; the keeper's task makes it so, again and again, whatever happens there.
 
 mod address;
+mod health;
 mod keeper;
 mod leave;
 mod open;

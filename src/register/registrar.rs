@@ -6,7 +6,8 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Register, Registration, State,
-    address::{Host, listening, routable},
+    address::{Host, listening, routable, within},
+    health::Care,
     open,
 };
 use crate::{Error, ErrorKind, Instance, RegistryUrl, Result, ServiceName, backoff::countable};
@@ -44,6 +45,7 @@ pub struct Registrar {
     patience: Duration,
     required: bool,
     notice: Option<Duration>,
+    pub(super) care: Care,
     #[cfg(feature = "server")]
     pub(super) drain: Duration,
 }
@@ -87,6 +89,7 @@ impl Registrar {
             patience: PATIENCE,
             required: false,
             notice: None,
+            care: Care::default(),
             #[cfg(feature = "server")]
             drain: DRAIN,
         }
@@ -143,13 +146,21 @@ impl Registrar {
         S::Error: Into<Error>,
     {
         let service = service.try_into().map_err(Into::into)?;
+        self.care.check()?;
+        let own = within(instance.clone());
         let instance = self.prepare(instance).await?;
+        let serving = instance.serving;
+        let instance = self.care.before(instance);
         let until = Instant::now() + self.patience;
         let mut registration = self.registry.register(&service, instance).await?;
         if let Some(notice) = self.notice {
             registration = registration.notice(notice);
         }
-        self.wait(registration, until).await
+        let registration = self.wait(registration, until).await?;
+        if !self.care.is_none() {
+            self.care.begin(&registration, own, serving);
+        }
+        Ok(registration)
     }
 
     /// Registers one instance under several services, on one lease.

@@ -42,7 +42,7 @@ pub enum State {
     Denied,
     /// Somebody else stands there who is alive, or who will not stop overwriting it.
     Conflict,
-    /// It stands in the registry, marked: no new calls.
+    /// It stands in the registry, marked: no new calls. A layout that has no mark for it has no record.
     Draining,
     /// It is gone, on purpose.
     Withdrawn,
@@ -157,7 +157,7 @@ impl Registration {
     /// the registry did not take it within five seconds, and it is tried on: the wish stays.
     pub async fn update(&self, change: impl FnOnce(Instance) -> Instance) -> Result<()> {
         let version = self.ends.wish_for(|wish| {
-            let changed = change((*wish.instance).clone());
+            let changed = change((*wish.own).clone());
             changed.check()?;
             if changed.id != wish.instance.id {
                 return Err(Error::config(format!(
@@ -165,7 +165,7 @@ impl Registration {
                     wish.instance.id, changed.id
                 )));
             }
-            wish.instance = Arc::new(changed);
+            wish.own = Arc::new(changed);
             Ok(())
         })?;
         self.ends.reached(version, "update", PATIENCE).await
@@ -247,6 +247,7 @@ impl Ends {
             return Err(self.ended());
         }
         change(&mut next)?;
+        next.settle();
         next.version += 1;
         let version = next.version;
         let changed = self.wish.send_if_modified(|wish| {
@@ -261,6 +262,20 @@ impl Ends {
         } else {
             Err(self.ended())
         }
+    }
+
+    /// Changes the wish, unless it is to be gone.
+    pub(super) fn wish_quietly(&self, change: impl FnOnce(&mut Wish)) {
+        let changed = self.wish_for(|wish| {
+            change(wish);
+            Ok(())
+        });
+        // Who is gone needs nothing any more.
+        drop(changed);
+    }
+
+    pub(super) fn unwell(&self) -> Option<Error> {
+        self.wish.borrow().unwell.clone()
     }
 
     /// Wishes to be gone.

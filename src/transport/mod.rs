@@ -33,7 +33,7 @@ pub(crate) use no_tls::Tls;
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
 pub(crate) use {
-connection::{Connection, Failure, Peer, Slot},
+    connection::{Connection, Failure, Peer, Slot},
     dial::{Dialer, race},
     driver::{Driver, Told},
     incoming::Incoming,
