@@ -106,6 +106,37 @@ impl InMemory {
     }
 }
 
+impl InMemory {
+    fn seen(resolver: impl FnOnce(Memory) -> Arc<dyn Resolve>) -> Self {
+        let registry = Memory::default();
+        Self {
+            resolver: resolver(registry.clone()),
+            registry,
+            _home: None,
+        }
+    }
+
+    async fn merged() -> Self {
+        // The same registry twice is that registry.
+        Self::seen(|memory| Arc::new(resolve::merge([memory.clone(), memory])))
+    }
+
+    async fn before_another() -> Self {
+        let never = Duration::from_secs(365 * 24 * 3600);
+        Self::seen(|memory| Arc::new(memory.or(Memory::default(), never)))
+    }
+
+    async fn behind_another() -> Self {
+        let empty = Memory::default();
+        Self::seen(|memory| Arc::new(empty.or(memory, Duration::ZERO)))
+    }
+
+    async fn shaped() -> Self {
+        let same = |memory: Memory| memory.map(|instance| instance);
+        Self::seen(|memory| Arc::new(same(memory).filter(|_| true)))
+    }
+}
+
 impl Backend for InMemory {
     fn resolver(&self) -> Arc<dyn Resolve> {
         Arc::clone(&self.resolver)
@@ -164,9 +195,23 @@ macro_rules! conform_in_all {
     };
 }
 
+conform!(
+    second,
+    InMemory::behind_another(),
+    #[tokio::test(start_paused = true)],
+    what_comes_changes_and_leaves_is_told,
+    any_series_of_sets_ends_where_the_registry_is,
+    an_outage_keeps_the_set_and_its_end_is_told,
+    odd_names_and_values_arrive_as_they_are,
+    nothing_runs_when_nobody_reads,
+);
+
 conform_in_all!(
     file, File::start();
     memory, InMemory::plain();
     fallback, InMemory::with_fallback();
     snapshot, InMemory::with_snapshot();
+    merge, InMemory::merged();
+    first, InMemory::before_another();
+    shaped, InMemory::shaped();
 );

@@ -5,10 +5,14 @@ mod dns;
 mod fallback;
 mod file;
 mod fixed;
+mod heard;
 mod known;
 mod memory;
+mod merge;
 mod open;
+mod or;
 mod publish;
+mod shaped;
 mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -23,8 +27,11 @@ pub use fallback::Fallback;
 pub use file::File;
 pub use fixed::Fixed;
 pub use memory::Memory;
+pub use merge::{Merge, merge};
 pub use open::open;
+pub use or::Or;
 pub use publish::{Publisher, publish};
+pub use shaped::Shaped;
 pub use snapshot::Snapshot;
 
 use crate::{Error, Instance, InstanceId, ServiceName};
@@ -75,6 +82,54 @@ pub trait Resolve: Send + Sync + 'static {
         Self: Sized,
     {
         Snapshot::over(self, directory.into(), max_age)
+    }
+
+    /// A second resolver serves while this one has had no instance for so long, from the start or later.
+    ///
+    /// It is let go as soon as this one has instances again. One that is out of reach, and has a set, keeps
+    /// it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tonic_fleet::{Memory, resolve::{Fixed, Resolve}};
+    ///
+    /// let here = Memory::named("here");
+    /// let greeter = here.or(Fixed::at(["10.9.0.1:50051"])?, Duration::from_secs(5));
+    /// # Ok::<(), tonic_fleet::Error>(())
+    /// ```
+    fn or<R: Resolve>(self, second: R, patience: Duration) -> Or<Self, R>
+    where
+        Self: Sized,
+    {
+        Or::new(self, second, patience)
+    }
+
+    /// Each instance as this makes it: another weight, an address by which it is reached from here.
+    ///
+    /// ```
+    /// use tonic_fleet::{Memory, resolve::Resolve};
+    ///
+    /// let equal = Memory::named("").map(|instance| instance.weight(1));
+    /// ```
+    fn map(self, map: impl Fn(Instance) -> Instance + Send + Sync + 'static) -> Shaped<Self>
+    where
+        Self: Sized,
+    {
+        Shaped::map(self, map)
+    }
+
+    /// Those instances alone for which this is true. One that changes and does not pass any more has left.
+    ///
+    /// ```
+    /// use tonic_fleet::{Memory, resolve::Resolve};
+    ///
+    /// let new = Memory::named("").filter(|instance| instance.version.as_deref() == Some("2"));
+    /// ```
+    fn filter(self, keep: impl Fn(&Instance) -> bool + Send + Sync + 'static) -> Shaped<Self>
+    where
+        Self: Sized,
+    {
+        Shaped::filter(self, keep)
     }
 }
 
