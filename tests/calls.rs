@@ -22,7 +22,7 @@ use tonic::{
     service::Interceptor,
     transport::{Server, server::Router},
 };
-use tonic_fleet::{Channel, resolve::Fixed};
+use tonic_fleet::{Builder, Channel, resolve::Fixed};
 
 /// A service that does what each case asks for.
 #[derive(Clone, Default)]
@@ -149,10 +149,12 @@ async fn listen(router: Router) -> String {
 }
 
 fn over<const N: usize>(addresses: [String; N]) -> Channel {
+    builder(addresses).build().unwrap()
+}
+
+fn builder<const N: usize>(addresses: [String; N]) -> Builder {
     let servers = Fixed::at(addresses.each_ref().map(String::as_str)).unwrap();
     Channel::over("oracle".parse().unwrap(), servers)
-        .build()
-        .unwrap()
 }
 
 async fn oracle() -> (Oracle, EchoClient<Channel>) {
@@ -409,10 +411,11 @@ async fn calls_that_find_no_room_go_where_there_is_room_first() {
         server.add_service(EchoServer::new(echo))
     };
     let stuck = Echo::new("stuck").delay(Duration::from_secs(3600));
-    let channel = over([
+    let servers = [
         listen(one_at_a_time(stuck)).await,
         listen(one_at_a_time(Echo::new("quick"))).await,
-    ]);
+    ];
+    let channel = builder(servers).connections(1).build().unwrap();
     channel.ready(2).await;
 
     let calls = (0..64).map(|_| {
@@ -431,7 +434,9 @@ async fn calls_that_find_no_room_go_where_there_is_room_first() {
 #[tokio::test]
 async fn a_call_that_waits_for_room_ends_with_its_deadline_and_says_what_it_waited_for() {
     let server = EchoServer::new(Oracle::default());
-    let channel = serve({ Server::builder().max_concurrent_streams(1) }.add_service(server)).await;
+    let server = { Server::builder().max_concurrent_streams(1) }.add_service(server);
+    let one = builder([listen(server).await]).connections(1);
+    let channel = one.build().unwrap();
     let mut client = EchoClient::new(channel.clone());
     let asked = stream::pending();
     let _open = client.bidirectional_streaming_echo(asked).await.unwrap();

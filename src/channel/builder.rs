@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Uri};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Channel, Shared, View, checking::Checking, driver::Driver};
@@ -79,6 +79,7 @@ impl Builder {
                 redial: Backoff::between(Duration::from_millis(100), Duration::from_secs(30)),
                 dials: 256,
                 asked: false,
+                connections: 4,
             },
             patience: Duration::from_secs(5),
             timeout: None,
@@ -213,6 +214,21 @@ impl Builder {
         self
     }
 
+    /// How many connections an endpoint may have. Four, unless set.
+    ///
+    /// A server limits the calls on one connection (HTTP/2's `MAX_CONCURRENT_STREAMS`; 100 and 128 are
+    /// common, tonic's is 200). When all connections of an endpoint are full, one more is made, and closed
+    /// again when it has carried no call for half a minute. Until it is there, and when there are as many as
+    /// may be, calls go where there is room, or wait their turn.
+    ///
+    /// With 1 the server's limit is one for the whole channel, and a few streams that stay open can keep all
+    /// other calls waiting. With many, a server that has become slow, and so keeps its calls for longer, is
+    /// sent that many times the calls it allowed. Four leaves room beside the streams, and bounds the flood.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.limits.connections = connections;
+        self
+    }
+
     /// The scheme and authority that requests bear, whatever endpoint they go to. The endpoint's own,
     /// unless set.
     pub fn origin(mut self, origin: Uri) -> Self {
@@ -249,6 +265,7 @@ impl Builder {
             resolve = Arc::new(resolve.fallback(self.fallback));
         }
         let stop = CancellationToken::new();
+        let (crowd, crowded) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             service: self.service.clone(),
             view: ArcSwap::from_pointee(View::empty(self.service.clone())),
@@ -256,6 +273,7 @@ impl Builder {
             events: broadcast::Sender::new(EVENTS),
             waiting: AtomicUsize::new(0),
             hurry: Notify::new(),
+            crowded: crowd,
             patience: self.patience,
             timeout: self.timeout,
         });
@@ -266,6 +284,7 @@ impl Builder {
             limits: self.limits,
             drain: self.drain,
             checking: Checking::new(self.checks),
+            crowded,
             stop: stop.clone(),
         };
         let updates = resolve.resolve(&self.service);
@@ -285,6 +304,9 @@ impl Builder {
         let refuse = |what: &str| Err(Error::config(what));
         if self.limits.dials == 0 {
             return refuse("dials is 0: at least one connection must be made at a time");
+        }
+        if self.limits.connections == 0 {
+            return refuse("connections is 0: an endpoint needs one to be called");
         }
         if self.settings.connect_timeout.is_zero() {
             return refuse("connect_timeout is 0: no connection could ever be made");

@@ -1,6 +1,7 @@
 //! One call, from pick to response.
 
 use std::{
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -27,18 +28,15 @@ pub(super) async fn call_one(
     let mut call = Attempts::new(&channel.shared, request)?;
     let id = endpoint.id().clone();
     let away = || Status::unavailable(format!("endpoint {id} is not connected"));
-    let connection = connected(&endpoint).ok_or_else(away)?;
-    let slot = match call.deadline {
-        Some(deadline) => timeout_at(deadline, connection.slot()).await,
-        None => Ok(connection.slot().await),
-    };
+    let connection = connected(&endpoint).next().ok_or_else(away)?;
     let late = || ServedBy::over(&connection);
-    let slot = slot.map_err(|_| body::late(&late()))?;
-    let chosen = Chosen {
-        endpoint,
-        connection,
-        slot: slot.ok_or_else(away)?,
+    let room = room_of(&channel.shared, &endpoint);
+    let chosen = match call.deadline {
+        Some(deadline) => timeout_at(deadline, room).await,
+        None => Ok(room.await),
     };
+    let chosen = chosen.map_err(|_| body::late(&late()))?;
+    let chosen = chosen.ok_or_else(away)?;
     call.attempt(chosen).await?.ok_or_else(away)
 }
 
@@ -98,8 +96,7 @@ impl<'a> Attempts<'a> {
         // Marked as seen before the view is looked at again, so that no view goes by unnoticed.
         let mut changed = self.shared.changed.subscribe();
         let _waiting = Waiting::begin(self.shared);
-        let mut full = Vec::new();
-        let mut room = FuturesUnordered::new();
+        let mut full = Queues::default();
         loop {
             changed.borrow_and_update();
             self.tried.clear();
@@ -109,14 +106,8 @@ impl<'a> Attempts<'a> {
                 self.tell_time_left();
                 return Ok(chosen);
             }
-            // It has not left, so that whoever has room first may have it. While nobody comes or goes
-            // it keeps its turns.
-            let usable = self.usable_of(&view.ready).take(QUEUES);
-            let stays = |(_, connection): &(Endpoint, Arc<Connection>)| connection.accepts();
-            if usable.count() != full.len() || !full.iter().all(stays) {
-                full = self.usable_of(&view.ready).take(QUEUES).collect();
-                room = full.iter().cloned().map(room_at).collect();
-            }
+            // It has not left, so that whoever has room first may have it.
+            full.join(self.usable_of(&view.ready));
             let (until, due) = match self.deadline {
                 // A call without a time limit waits for room as long as there is a connection.
                 None if !full.is_empty() => (None, Status::unavailable as fn(String) -> Status),
@@ -127,7 +118,7 @@ impl<'a> Attempts<'a> {
             };
             // The sender lives in `shared`, so the only news is a change, room or the time.
             tokio::select! {
-                Some(chosen) = room.next() => if let Some(chosen) = chosen {
+                Some(chosen) = full.next() => if let Some(chosen) = chosen {
                     self.tell_time_left();
                     return Ok(chosen);
                 },
@@ -181,6 +172,23 @@ impl<'a> Attempts<'a> {
                 slot,
             });
         }
+        self.choose_roomy(ready, endpoint)
+    }
+
+    /// The picked endpoint has no room on its first connection: another of its own, or another endpoint.
+    #[cold]
+    fn choose_roomy(&self, ready: &Endpoints, picked: &Endpoint) -> Option<Chosen> {
+        if !self.tried.contains(picked.id()) {
+            let own = connected(picked).map(|connection| (picked.clone(), connection));
+            let mut own = own.peekable();
+            let is_connected = own.peek().is_some();
+            if let Some(chosen) = own.find_map(has_room) {
+                return Some(chosen);
+            }
+            if is_connected {
+                self.shared.crowd(picked);
+            }
+        }
         let with_room = self.usable_of(ready).find_map(has_room);
         with_room.or_else(|| self.refused_again(ready))
     }
@@ -191,8 +199,10 @@ impl<'a> Attempts<'a> {
         ready: &'r Endpoints,
     ) -> impl Iterator<Item = (Endpoint, Arc<Connection>)> + 'r {
         let start = balance::below(ready.len());
-        let all = ready.iter_from(start);
-        all.filter_map(|endpoint| Some((endpoint.clone(), self.usable(endpoint)?)))
+        let untried = ready
+            .iter_from(start)
+            .filter(|e| !self.tried.contains(e.id()));
+        untried.flat_map(|endpoint| connected(endpoint).map(|c| (endpoint.clone(), c)))
     }
 
     /// Whoever refused it may have it once more, when there is nobody else.
@@ -203,14 +213,15 @@ impl<'a> Attempts<'a> {
             return None;
         }
         let endpoint = ready.find(refused)?;
-        has_room((endpoint.clone(), connected(endpoint)?))
+        let mut own = connected(endpoint).map(|connection| (endpoint.clone(), connection));
+        own.find_map(has_room)
     }
 
     fn usable(&self, endpoint: &Endpoint) -> Option<Arc<Connection>> {
         if self.tried.contains(endpoint.id()) {
             return None;
         }
-        connected(endpoint)
+        endpoint.connection().filter(|first| first.accepts())
     }
 
     /// A response; or none, if it can be sent to another.
@@ -313,8 +324,61 @@ fn has_room((endpoint, connection): (Endpoint, Arc<Connection>)) -> Option<Chose
     })
 }
 
+/// A place at this endpoint, as soon as there is one; none when it is not connected any more.
+async fn room_of(shared: &Shared, endpoint: &Endpoint) -> Option<Chosen> {
+    let mut changed = shared.changed.subscribe();
+    let mut full = Queues::default();
+    loop {
+        changed.borrow_and_update();
+        let own = || connected(endpoint).map(|connection| (endpoint.clone(), connection));
+        if let Some(chosen) = own().find_map(has_room) {
+            return Some(chosen);
+        }
+        full.join(own());
+        if full.is_empty() {
+            return None;
+        }
+        shared.crowd(endpoint);
+        tokio::select! {
+            Some(chosen) = full.next() => if chosen.is_some() {
+                return chosen;
+            },
+            _ = changed.changed() => {}
+        }
+    }
+}
+
+/// The places a call has in the queues of connections without room.
+#[derive(Default)]
+struct Queues {
+    at: Vec<Arc<Connection>>,
+    turns: FuturesUnordered<Pin<Box<dyn Future<Output = Option<Chosen>> + Send>>>,
+}
+
+impl Queues {
+    /// Leaves those that take no more calls, and joins new ones; in all others it keeps its turn.
+    fn join(&mut self, usable: impl Iterator<Item = (Endpoint, Arc<Connection>)>) {
+        self.at.retain(|connection| connection.accepts());
+        for (endpoint, connection) in usable.take(QUEUES) {
+            if self.at.len() < QUEUES && !self.at.iter().any(|at| Arc::ptr_eq(at, &connection)) {
+                self.at.push(Arc::clone(&connection));
+                self.turns.push(Box::pin(room_at(endpoint, connection)));
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// A place; or none, from a connection that takes no more calls. Ends when there is none to wait for.
+    async fn next(&mut self) -> Option<Option<Chosen>> {
+        self.turns.next().await
+    }
+}
+
 /// A place there, in turn; none when the connection takes no more calls.
-async fn room_at((endpoint, connection): (Endpoint, Arc<Connection>)) -> Option<Chosen> {
+async fn room_at(endpoint: Endpoint, connection: Arc<Connection>) -> Option<Chosen> {
     let slot = connection.slot().await?;
     Some(Chosen {
         endpoint,
@@ -323,10 +387,10 @@ async fn room_at((endpoint, connection): (Endpoint, Arc<Connection>)) -> Option<
     })
 }
 
-fn connected(endpoint: &Endpoint) -> Option<Arc<Connection>> {
-    endpoint
-        .connection()
-        .filter(|connection| connection.accepts())
+/// The endpoint's connections that take calls, the oldest first.
+fn connected(endpoint: &Endpoint) -> impl Iterator<Item = Arc<Connection>> + use<> {
+    let all = endpoint.links().all();
+    all.filter(|connection| connection.accepts())
 }
 
 fn unavailable(error: Error) -> Status {

@@ -63,11 +63,12 @@ impl Checking {
             .insert(attempt, (id, AbortOnDropHandle::new(task)));
     }
 
-    /// The connection takes no more calls. A question under way would keep it open.
-    pub(super) fn end(&mut self, attempt: u64) {
-        if let Some((id, _task)) = self.asking.remove(&attempt) {
-            self.over.remove(&id);
-        }
+    /// The connection takes no more calls. A question under way would keep it open. Who was asked over it, if
+    /// anybody was.
+    pub(super) fn end(&mut self, attempt: u64) -> Option<InstanceId> {
+        let (id, _task) = self.asking.remove(&attempt)?;
+        self.over.remove(&id);
+        Some(id)
     }
 
     /// Returns when there are verdicts to take.

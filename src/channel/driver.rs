@@ -32,10 +32,13 @@ pub(super) struct Driver {
     /// How long calls in flight may go on at an endpoint that has left.
     pub(super) drain: Option<Duration>,
     pub(super) checking: Checking,
+    /// Endpoints whose connections have no room; each at most once until it was seen to.
+    pub(super) crowded: mpsc::UnboundedReceiver<InstanceId>,
     pub(super) stop: CancellationToken,
 }
 
-/// What a connection's task has to say; at most three words in its life, so the queue is bounded by them.
+/// What a connection's task has to say: three words in its life, and now and then that it is idle; so the
+/// queue is bounded by their number.
 struct Word {
     id: InstanceId,
     attempt: u64,
@@ -45,6 +48,7 @@ struct Word {
 enum News {
     Up(Connection),
     GoingAway(Error),
+    Idle,
     Down(Error),
 }
 
@@ -62,12 +66,18 @@ struct Running {
     set: Set,
     pace: Pace,
     dials: HashMap<u64, AbortHandle>,
+    /// The connections that take calls.
+    links: HashMap<u64, Arc<Connection>>,
     speak: mpsc::UnboundedSender<Word>,
     words: mpsc::UnboundedReceiver<Word>,
 }
 
 /// So many words are heard before a view is made of them.
 const BURST: usize = 1024;
+
+/// A connection beside the first that carries no call for this long, or up to twice that, is closed. Short
+/// enough to be gone after a rush, long enough not to be made again for each one.
+const SPARE: Duration = Duration::from_secs(30);
 
 impl Driver {
     pub(super) async fn run(self, updates: Updates) {
@@ -76,6 +86,7 @@ impl Driver {
             set: Set::new(self.limits.clone()),
             pace: Pace::new(),
             dials: HashMap::new(),
+            links: HashMap::new(),
             speak,
             words,
             driver: self,
@@ -99,6 +110,7 @@ impl Running {
                 _ = self.words.recv_many(&mut heard, BURST) => self.hear(&mut heard),
                 () = self.driver.checking.news() => self.judge(),
                 Some(update) = updates.next() => self.apply(update),
+                Some(id) = self.driver.crowded.recv() => self.crowded(&id),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
                 () = shared.hurry.notified(), if publish.is_some() => self.hurry(),
@@ -131,11 +143,22 @@ impl Running {
         for Word { id, attempt, news } in words.drain(..) {
             let steps = match news {
                 News::Up(connection) => self.up(&id, attempt, connection, now),
-                News::GoingAway(why) => self.set.going_away(&id, attempt, why, now),
+                News::GoingAway(why) => {
+                    let answered = self.answered(attempt);
+                    self.set.going_away(&id, attempt, why, answered, now)
+                }
+                News::Idle => self.set.idle(&id, attempt, now),
                 News::Down(error) => {
+                    let answered = self.answered(attempt);
                     self.dials.remove(&attempt);
-                    self.driver.checking.end(attempt);
-                    self.set.down(&id, attempt, error, now)
+                    if let Some(connection) = self.links.remove(&attempt)
+                        && let Some(vitals) = self.set.vitals(&id)
+                    {
+                        vitals.links().remove(&connection);
+                    }
+                    let steps = self.set.down(&id, attempt, error, answered, now);
+                    self.ask_elsewhere(attempt);
+                    steps
                 }
             };
             self.take(steps);
@@ -157,13 +180,41 @@ impl Running {
             return steps;
         };
         let address = connection.address().clone();
+        let connection = Arc::new(connection);
+        if vitals.links().first().is_some() {
+            // No view will tell of it, but calls may wait for it.
+            self.driver.shared.changed.send_modify(|_| {});
+        }
+        vitals.links().add(Arc::clone(&connection));
         if let Some(endpoint) = self.set.endpoints().find(id) {
             let checking = &mut self.driver.checking;
             checking.begin(endpoint.instance_arc(), attempt, &connection);
         }
-        vitals.connect(Some(Arc::new(connection)));
+        self.links.insert(attempt, connection);
         self.tell(Event::Connected(id.clone(), address));
         steps
+    }
+
+    fn answered(&self, attempt: u64) -> bool {
+        let link = self.links.get(&attempt);
+        link.is_some_and(|connection| connection.answered())
+    }
+
+    /// Whoever was asked over this connection, which takes no more calls, is asked over another it has.
+    fn ask_elsewhere(&mut self, attempt: u64) {
+        let checking = &mut self.driver.checking;
+        if let Some(id) = checking.end(attempt)
+            && let Some(endpoint) = self.set.endpoints().find(&id)
+            && let Some(oldest) = self.set.oldest(&id)
+            && let Some(connection) = self.links.get(&oldest)
+        {
+            checking.begin(endpoint.instance_arc(), oldest, connection);
+        }
+    }
+
+    fn crowded(&mut self, id: &InstanceId) {
+        let steps = self.set.crowded(id, Instant::now());
+        self.take(steps);
     }
 
     fn take(&mut self, steps: Vec<Step>) {
@@ -172,11 +223,11 @@ impl Running {
                 Step::Dial(dial) => self.dial(dial),
                 Step::Tell(event) => self.tell(event),
                 Step::Drain(vitals, attempt) => {
-                    self.driver.checking.end(attempt);
-                    if let Some(connection) = vitals.connection() {
+                    if let Some(connection) = self.links.remove(&attempt) {
+                        vitals.links().remove(&connection);
                         connection.drain(self.driver.drain);
                     }
-                    vitals.connect(None);
+                    self.ask_elsewhere(attempt);
                 }
                 Step::Abandon(attempt) => {
                     if let Some(dial) = self.dials.remove(&attempt) {
@@ -197,7 +248,11 @@ impl Running {
     /// connection, which ends when it breaks or when it is drained; both are this task's to see to.
     fn dial(&mut self, dial: Dial) {
         let dialer = Arc::clone(&self.driver.dialer);
-        let Dial { instance, attempt } = dial;
+        let Dial {
+            instance,
+            attempt,
+            spare,
+        } = dial;
         let voice = Voice {
             speak: self.speak.clone(),
             id: instance.id.clone(),
@@ -205,13 +260,17 @@ impl Running {
             why: None,
         };
         let task = tokio::spawn(async move {
-            let (connection, driver) = match dialer.dial(&instance).await {
+            let (connection, mut driver) = match dialer.dial(&instance).await {
                 Ok(made) => made,
                 Err(error) => return voice.end(error),
             };
+            if spare {
+                driver = driver.tell_idle(SPARE);
+            }
             voice.say(News::Up(connection));
             let why = driver.run(|told| match told {
                 Told::GoingAway(why) => voice.say(News::GoingAway(why)),
+                Told::Idle => voice.say(News::Idle),
                 // Calls ask the connection for its room themselves.
                 Told::Limit(calls) => {
                     tracing::debug!(id = %instance.id, calls, "new limit of calls at once")
@@ -246,7 +305,7 @@ impl Running {
     /// Whether calls wait because nobody in the view can take them.
     fn is_urgent(&self) -> bool {
         let shared = &self.driver.shared;
-        let can_take = |endpoint: &Endpoint| endpoint.connection().is_some_and(|c| c.accepts());
+        let can_take = |endpoint: &Endpoint| endpoint.links().all().any(|c| c.accepts());
         shared.waiting.load(Ordering::SeqCst) > 0 && !shared.view.load().ready.iter().any(can_take)
     }
 
@@ -298,10 +357,8 @@ impl Running {
         for dial in self.dials.values() {
             dial.abort();
         }
-        for endpoint in self.set.endpoints().iter() {
-            if let Some(connection) = endpoint.connection() {
-                connection.drain(self.driver.drain);
-            }
+        for connection in self.links.values() {
+            connection.drain(self.driver.drain);
         }
     }
 }

@@ -19,7 +19,7 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_core::Stream;
 use futures_util::stream;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::DropGuard;
 use tonic::{Status, body::Body};
 
@@ -27,7 +27,7 @@ pub use builder::Builder;
 pub use served::ServedBy;
 pub use view::View;
 
-use crate::{Endpoint, Event, ServiceName, Target, resolve::Resolve};
+use crate::{Endpoint, Event, InstanceId, ServiceName, Target, resolve::Resolve};
 
 /// Calls to a service, each to one of its ready servers.
 ///
@@ -59,8 +59,20 @@ struct Shared {
     waiting: AtomicUsize,
     /// Told when a call begins to wait, so that a view held back for company comes out.
     hurry: Notify,
+    /// Endpoints where a call found no room; see [`Shared::crowd`].
+    crowded: mpsc::UnboundedSender<InstanceId>,
     patience: Duration,
     timeout: Option<Duration>,
+}
+
+impl Shared {
+    /// Tells the channel's task that an endpoint's connections are full; once, until that was seen to.
+    fn crowd(&self, endpoint: &Endpoint) {
+        if endpoint.links().crowd() {
+            // There is nobody to hear it when the channel is gone.
+            let _ = self.crowded.send(endpoint.id().clone());
+        }
+    }
 }
 
 /// What happens to a channel's endpoints; see [`Channel::events`].

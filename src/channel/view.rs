@@ -155,6 +155,10 @@ impl fmt::Display for View {
                 endpoint.calls(),
                 endpoint.failures(),
             )?;
+            let connections = endpoint.connections();
+            if connections > 1 {
+                write!(f, "  connections {connections}")?;
+            }
             if let Some(error) = endpoint
                 .last_error()
                 .filter(|_| endpoint.state() != State::Ready)

@@ -12,7 +12,9 @@ use crate::{Backoff, Instance, health::Verdict};
 pub(super) struct Entry {
     pub(super) instance: Arc<Instance>,
     pub(super) vitals: Arc<Vitals>,
-    pub(super) link: Link,
+    /// The connections it has, the oldest first.
+    pub(super) up: Vec<Up>,
+    pub(super) next: Next,
     pub(super) redial: Backoff,
     /// What came of asking it whether it is well, if it is asked.
     pub(super) verdict: Option<Verdict>,
@@ -22,12 +24,20 @@ pub(super) struct Entry {
     pub(super) tier: Option<Tier>,
 }
 
-/// Whether it is connected.
+/// A connection that is up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Up {
+    pub(super) attempt: u64,
+    pub(super) since: Instant,
+}
+
+/// What is being done about an endpoint's next connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Link {
+pub(super) enum Next {
+    /// Nothing: there are enough.
+    Rest,
     Queued,
     Dialling(u64),
-    Up(u64),
     Waiting(Instant),
 }
 
@@ -39,14 +49,15 @@ impl Entry {
 
     /// Among whom it takes calls, if it can.
     pub(super) fn tier(&self, held: bool) -> Option<Tier> {
-        match self.link {
-            Link::Up(_) if self.is_unknown() => None,
-            Link::Up(_) if self.is_unwell() => Some(Tier::Unwell),
-            Link::Up(_) if self.instance.is_draining() => Some(Tier::Draining),
-            Link::Up(_) if self.suspect.is_some() && !held => Some(Tier::Doubted),
-            Link::Up(_) => Some(Tier::Serving),
-            _ => None,
+        if self.up.is_empty() || self.is_unknown() {
+            return None;
         }
+        Some(match self.suspect {
+            _ if self.is_unwell() => Tier::Unwell,
+            _ if self.instance.is_draining() => Tier::Draining,
+            Some(_) if !held => Tier::Doubted,
+            _ => Tier::Serving,
+        })
     }
 
     fn is_unknown(&self) -> bool {
@@ -59,16 +70,31 @@ impl Entry {
 
     /// Makes the state visible.
     pub(super) fn show(&self, now: Instant) {
-        let state = match self.link {
-            Link::Queued if self.redial.failures() > 0 => State::Broken,
-            Link::Queued => State::Idle,
-            Link::Dialling(_) => State::Connecting,
-            Link::Up(_) if self.is_unknown() => State::Connecting,
-            Link::Up(_) if self.is_unwell() => State::Unhealthy,
-            Link::Up(_) if self.instance.is_draining() => State::Draining,
-            Link::Up(_) => State::Ready,
-            Link::Waiting(_) => State::Broken,
+        let state = match self.next {
+            _ if !self.up.is_empty() => self.connected(),
+            Next::Queued if self.redial.failures() > 0 => State::Broken,
+            Next::Queued | Next::Rest => State::Idle,
+            Next::Dialling(_) => State::Connecting,
+            Next::Waiting(_) => State::Broken,
         };
         self.vitals.enter(state, now);
+    }
+    /// What it is while it has a connection.
+    fn connected(&self) -> State {
+        if self.is_unknown() {
+            State::Connecting
+        } else if self.is_unwell() {
+            State::Unhealthy
+        } else if self.instance.is_draining() {
+            State::Draining
+        } else {
+            State::Ready
+        }
+    }
+
+    /// Takes this connection off the books.
+    pub(super) fn take_up(&mut self, attempt: u64) -> Option<Up> {
+        let nth = self.up.iter().position(|up| up.attempt == attempt)?;
+        Some(self.up.remove(nth))
     }
 }

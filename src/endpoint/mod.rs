@@ -4,6 +4,7 @@ mod endpoints;
 mod entry;
 mod event;
 mod latency;
+mod links;
 mod set;
 mod tiers;
 mod vitals;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 pub use endpoints::Endpoints;
 pub use event::Event;
 pub(crate) use latency::Latency;
+use links::Links;
 pub(crate) use set::{Dial, Limits, Set, Step};
 pub use vitals::State;
 pub(crate) use vitals::{InFlight, Outcome, Vitals};
@@ -92,7 +94,12 @@ impl Endpoint {
 
     /// Where it is connected.
     pub fn address(&self) -> Option<Address> {
-        Some(self.vitals.connection()?.address().clone())
+        Some(self.connection()?.address().clone())
+    }
+
+    /// How many connections it has: one, unless the server allows too few calls at once on one.
+    pub fn connections(&self) -> usize {
+        self.vitals.links().all().count()
     }
 
     #[cfg(test)]
@@ -104,8 +111,13 @@ impl Endpoint {
         self.vitals.latency()
     }
 
+    /// The oldest of its connections, which has room for all calls as a rule.
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
-        self.vitals.connection()
+        self.vitals.links().first()
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        self.vitals.links()
     }
 
     /// Counts a call to it as in flight, until what this returns is dropped.

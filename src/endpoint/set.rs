@@ -4,6 +4,7 @@
 //! with [`Step`]s. It never waits and never looks at a clock.
 
 mod judged;
+mod links;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -15,12 +16,11 @@ use tokio::time::Instant;
 
 use super::{
     Endpoints, Event, State, Vitals,
-    entry::{Entry, Link},
+    entry::{Entry, Next},
     tiers::Tiers,
 };
 use crate::{
     Backoff, Error, Instance, InstanceId,
-    health::Verdict,
     resolve::{Change, Skipped, Update},
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Limits {
     pub(crate) dials: usize,
     /// Whether endpoints are asked whether they are well, and are not ready before they say so.
     pub(crate) asked: bool,
+    /// Connections of one endpoint.
+    pub(crate) connections: usize,
 }
 
 /// What is to be done.
@@ -57,6 +59,8 @@ pub(crate) enum Step {
 pub(crate) struct Dial {
     pub(crate) instance: Arc<Instance>,
     pub(crate) attempt: u64,
+    /// Whether the endpoint has a connection already.
+    pub(crate) spare: bool,
 }
 
 /// See the module's documentation.
@@ -84,9 +88,6 @@ pub(crate) struct Set {
     steps: Vec<Step>,
     changed: bool,
 }
-
-/// A connection that took calls for less than this was hardly one.
-const BRIEF: Duration = Duration::from_secs(1);
 
 impl Set {
     pub(crate) fn new(limits: Limits) -> Self {
@@ -123,81 +124,6 @@ impl Set {
                 self.changed = true;
             }
         }
-        self.settle(now)
-    }
-
-    /// An attempt succeeded. `false` means that its endpoint moved or left: the connection is of no use.
-    pub(crate) fn up(&mut self, id: &InstanceId, attempt: u64, now: Instant) -> (bool, Vec<Step>) {
-        let Some(entry) = self
-            .entries
-            .get_mut(id)
-            .filter(|entry| entry.link == Link::Dialling(attempt))
-        else {
-            return (false, self.settle(now));
-        };
-        self.dialling -= 1;
-        entry.link = Link::Up(attempt);
-        entry.verdict = self.limits.asked.then_some(Verdict::Unknown);
-        entry.redial.reset();
-        entry.show(now);
-        self.rank(id);
-        (true, self.settle(now))
-    }
-
-    /// The connection takes no new calls; those in flight go on. Another is made at once, unless this one
-    /// was told so as soon as it was made: the next might fare alike, again and again.
-    pub(crate) fn going_away(
-        &mut self,
-        id: &InstanceId,
-        attempt: u64,
-        why: Error,
-        now: Instant,
-    ) -> Vec<Step> {
-        if let Some(entry) = self
-            .entries
-            .get_mut(id)
-            .filter(|entry| entry.link == Link::Up(attempt))
-        {
-            entry.vitals.failed(why);
-            if now < entry.vitals.condition().since + BRIEF {
-                let until = now + entry.redial.next();
-                entry.link = Link::Waiting(until);
-                self.due.insert((until, id.clone()));
-            } else {
-                entry.link = Link::Queued;
-                self.queue.push_back(id.clone());
-            }
-            entry.show(now);
-            let drain = Step::Drain(Arc::clone(&entry.vitals), attempt);
-            self.steps.push(drain);
-            self.rank(id);
-        }
-        self.settle(now)
-    }
-
-    /// An attempt failed, or a connection ended.
-    pub(crate) fn down(
-        &mut self,
-        id: &InstanceId,
-        attempt: u64,
-        error: Error,
-        now: Instant,
-    ) -> Vec<Step> {
-        let Some(entry) = self.entries.get_mut(id) else {
-            return self.settle(now);
-        };
-        match entry.link {
-            Link::Dialling(this) if this == attempt => self.dialling -= 1,
-            Link::Up(this) if this == attempt => {}
-            _ => return self.settle(now),
-        }
-        let until = now + entry.redial.next();
-        entry.link = Link::Waiting(until);
-        entry.vitals.failed(error.clone());
-        entry.show(now);
-        self.due.insert((until, id.clone()));
-        self.tell(Event::Lost(id.clone(), error));
-        self.rank(id);
         self.settle(now)
     }
 
@@ -359,7 +285,8 @@ impl Set {
         let entry = Entry {
             instance,
             vitals: Arc::new(Vitals::new(now)),
-            link: Link::Queued,
+            up: Vec::new(),
+            next: Next::Queued,
             verdict: None,
             redial: self.limits.redial.clone(),
             suspect: None,
@@ -407,49 +334,10 @@ impl Set {
         self.rank(id);
     }
 
-    /// Lets go of the connection, or of the attempt to make one, whichever there is.
-    fn disconnect(&mut self, id: &InstanceId) {
-        let Some(entry) = self.entries.get(id) else {
-            return;
-        };
-        match entry.link {
-            Link::Up(attempt) => {
-                let drain = Step::Drain(Arc::clone(&entry.vitals), attempt);
-                self.steps.push(drain);
-            }
-            Link::Dialling(attempt) => {
-                self.dialling -= 1;
-                self.steps.push(Step::Abandon(attempt));
-            }
-            Link::Waiting(until) => drop(self.due.remove(&(until, id.clone()))),
-            // The queue is looked through when it is served: who is not queued any more is passed over.
-            Link::Queued => {}
-        }
-    }
-
-    fn connect_anew(&mut self, id: &InstanceId, now: Instant) {
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        if entry.link != Link::Queued {
-            entry.link = Link::Queued;
-            self.queue.push_back(id.clone());
-        }
-        entry.redial.reset();
-        entry.show(now);
-    }
-
     fn is_due(&mut self, id: &InstanceId, now: Instant) {
-        let Some(entry) = self.entries.get_mut(id) else {
-            return;
-        };
-        if matches!(entry.link, Link::Waiting(until) if until <= now) {
-            entry.link = Link::Queued;
-            self.queue.push_back(id.clone());
-        }
-        let doubted = entry
-            .suspect
-            .is_some_and(|since| since + self.limits.grace <= now);
+        self.redial(id, now);
+        let since = self.entries.get(id).and_then(|entry| entry.suspect);
+        let doubted = since.is_some_and(|since| since + self.limits.grace <= now);
         if doubted && self.held_until.is_none() {
             self.remove(id, now);
         }
@@ -468,7 +356,9 @@ impl Set {
         }
         if self.held_until.is_none() {
             // A suspect without a connection is gone; one that is about to connect is given the time to.
-            self.remove_suspects(now, |entry| matches!(entry.link, Link::Waiting(_)));
+            self.remove_suspects(now, |entry| {
+                entry.up.is_empty() && matches!(entry.next, Next::Waiting(_))
+            });
         }
         self.dial(now);
         std::mem::take(&mut self.steps)
@@ -511,29 +401,6 @@ impl Set {
             .filter(|&id| self.entries.get(id).is_some_and(&which));
         for id in gone.cloned().collect::<Vec<_>>() {
             self.remove(&id, now);
-        }
-    }
-
-    fn dial(&mut self, now: Instant) {
-        while self.dialling < self.limits.dials {
-            let Some(id) = self.queue.pop_front() else {
-                return;
-            };
-            let Some(entry) = self
-                .entries
-                .get_mut(&id)
-                .filter(|entry| entry.link == Link::Queued)
-            else {
-                continue;
-            };
-            self.attempts += 1;
-            self.dialling += 1;
-            entry.link = Link::Dialling(self.attempts);
-            entry.show(now);
-            self.steps.push(Step::Dial(Dial {
-                instance: Arc::clone(&entry.instance),
-                attempt: self.attempts,
-            }));
         }
     }
 

@@ -7,19 +7,19 @@ const GRACE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(60);
 
 /// A set, the time, and what happened, in short words.
-struct Scene {
-    set: Set,
-    now: Instant,
-    dials: BTreeMap<String, Dial>,
+pub(super) struct Scene {
+    pub(super) set: Set,
+    pub(super) now: Instant,
+    pub(super) dials: BTreeMap<String, Dial>,
     seen: Vec<String>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_dials(100)
     }
 
-    fn with_dials(dials: usize) -> Self {
+    pub(super) fn with_dials(dials: usize) -> Self {
         let redial =
             Backoff::between(Duration::from_millis(100), Duration::from_secs(30)).jitter(0.0);
         let limits = Limits {
@@ -28,6 +28,7 @@ impl Scene {
             redial,
             dials,
             asked: false,
+            connections: 3,
         };
         Self {
             set: Set::new(limits),
@@ -38,7 +39,7 @@ impl Scene {
     }
 
     /// A set in which all of these are connected.
-    fn connected(ids: &str) -> Self {
+    pub(super) fn connected(ids: &str) -> Self {
         let mut scene = Self::new();
         scene.apply(Update::Reset(ids.chars().map(instance).collect()));
         ids.chars().for_each(|id| scene.up(id));
@@ -46,34 +47,60 @@ impl Scene {
         scene
     }
 
-    fn apply(&mut self, update: Update) {
+    pub(super) fn apply(&mut self, update: Update) {
         let steps = self.set.apply(update, self.now);
         self.note(steps);
     }
 
-    fn delta(&mut self, changes: impl IntoIterator<Item = Change>) {
+    pub(super) fn delta(&mut self, changes: impl IntoIterator<Item = Change>) {
         self.apply(Update::Delta(changes.into_iter().collect()));
     }
 
-    fn up(&mut self, id: char) {
-        let attempt = self.dials[&id.to_string()].attempt;
+    pub(super) fn up(&mut self, id: char) {
+        let attempt = self.attempt(id);
         let (_, steps) = self.set.up(&name(id), attempt, self.now);
         self.note(steps);
     }
 
-    fn down(&mut self, id: char) {
-        let attempt = self.dials[&id.to_string()].attempt;
-        let steps = self.set.down(&name(id), attempt, refused(), self.now);
+    /// The connection made last ends, or the attempt fails.
+    pub(super) fn down(&mut self, id: char) {
+        self.down_at(id, self.attempt(id), false);
+    }
+
+    /// The same, and it had answered calls.
+    pub(super) fn down_proven(&mut self, id: char) {
+        self.down_at(id, self.attempt(id), true);
+    }
+
+    pub(super) fn down_at(&mut self, id: char, attempt: u64, answered: bool) {
+        let steps = self
+            .set
+            .down(&name(id), attempt, refused(), answered, self.now);
         self.note(steps);
     }
 
-    fn goodbye(&mut self, id: char) {
-        let attempt = self.dials[&id.to_string()].attempt;
-        let steps = self.set.going_away(&name(id), attempt, refused(), self.now);
+    pub(super) fn goodbye(&mut self, id: char, answered: bool) {
+        let attempt = self.attempt(id);
+        let steps = self
+            .set
+            .going_away(&name(id), attempt, refused(), answered, self.now);
         self.note(steps);
     }
 
-    fn wait(&mut self, time: Duration) {
+    pub(super) fn attempt(&self, id: char) -> u64 {
+        self.dials[&id.to_string()].attempt
+    }
+
+    /// A call finds no room.
+    pub(super) fn crowd(&mut self, id: char) {
+        let vitals = Arc::clone(self.set.vitals(&name(id)).unwrap());
+        if vitals.links().crowd() {
+            let steps = self.set.crowded(&name(id), self.now);
+            self.note(steps);
+        }
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(due) = self.set.next_due().filter(|due| *due <= until) {
             self.now = self.now.max(due);
@@ -83,7 +110,7 @@ impl Scene {
         self.now = until;
     }
 
-    fn note(&mut self, steps: Vec<Step>) {
+    pub(super) fn note(&mut self, steps: Vec<Step>) {
         for step in steps {
             self.seen.push(match step {
                 Step::Dial(dial) => {
@@ -98,11 +125,11 @@ impl Scene {
         }
     }
 
-    fn seen(&mut self) -> Vec<String> {
+    pub(super) fn seen(&mut self) -> Vec<String> {
         std::mem::take(&mut self.seen)
     }
 
-    fn ready(&self) -> String {
+    pub(super) fn ready(&self) -> String {
         self.set
             .ready()
             .iter()
@@ -110,7 +137,7 @@ impl Scene {
             .collect()
     }
 
-    fn known(&self) -> String {
+    pub(super) fn known(&self) -> String {
         self.set
             .endpoints()
             .iter()
@@ -119,11 +146,11 @@ impl Scene {
     }
 }
 
-fn name(id: char) -> InstanceId {
+pub(super) fn name(id: char) -> InstanceId {
     id.to_string().parse().unwrap()
 }
 
-fn instance(id: char) -> Arc<Instance> {
+pub(super) fn instance(id: char) -> Arc<Instance> {
     Arc::new(
         Instance::at("10.0.0.1:1")
             .and_then(|i| i.id(id.to_string()))
@@ -135,7 +162,7 @@ fn changed(id: char, change: impl FnOnce(Instance) -> Instance) -> Change {
     Change::Put(Arc::new(change((*instance(id)).clone())))
 }
 
-fn refused() -> Error {
+pub(super) fn refused() -> Error {
     Error::new(ErrorKind::Unavailable, "connection refused")
 }
 
@@ -187,25 +214,6 @@ fn an_attempt_that_ends_after_its_endpoint_moved_or_left_is_of_no_use() {
     assert_eq!(scene.ready(), "");
     scene.up('a');
     assert_eq!(scene.ready(), "a");
-}
-
-#[test]
-fn a_lost_connection_is_made_again_after_growing_waits() {
-    let mut scene = Scene::connected("ab");
-    scene.down('a');
-    assert_eq!(scene.ready(), "b");
-    assert_eq!(scene.seen(), ["a lost: connection refused"]);
-
-    scene.wait(Duration::from_millis(99));
-    assert!(scene.seen().is_empty());
-    scene.wait(Duration::from_millis(1));
-    assert_eq!(scene.seen(), ["dial a"]);
-    scene.down('a');
-    scene.wait(Duration::from_millis(159));
-    assert_eq!(scene.seen(), ["a lost: connection refused"]);
-    scene.wait(Duration::from_millis(1));
-
-    assert_eq!(scene.seen(), ["dial a"]);
 }
 
 #[test]
@@ -358,50 +366,6 @@ fn an_outage_changes_nothing_but_the_age() {
     );
 }
 
-#[test]
-fn a_goodbye_drains_the_connection_and_makes_another_at_once() {
-    let mut scene = Scene::connected("ab");
-    let attempt = scene.dials["a"].attempt;
-    scene.wait(BRIEF);
-
-    scene.goodbye('a');
-
-    assert_eq!(scene.seen(), ["drain", "dial a"]);
-    assert_eq!(scene.ready(), "b");
-    let steps = scene.set.down(&name('a'), attempt, refused(), scene.now);
-    scene.note(steps);
-    assert!(
-        scene.seen().is_empty(),
-        "the end of the old connection says nothing about the new one"
-    );
-}
-
-#[test]
-fn a_goodbye_in_place_of_a_greeting_is_a_reason_to_wait() {
-    let mut scene = Scene::connected("ab");
-
-    scene.goodbye('a');
-
-    assert_eq!(scene.seen(), ["drain"]);
-    scene.wait(Duration::from_millis(99));
-    assert!(scene.seen().is_empty());
-    scene.wait(Duration::from_millis(1));
-    assert_eq!(scene.seen(), ["dial a"]);
-}
-
-#[test]
-fn only_so_many_connect_at_a_time() {
-    let mut scene = Scene::with_dials(2);
-    scene.apply(Update::Reset("abcd".chars().map(instance).collect()));
-    assert_eq!(scene.dials.len(), 2);
-
-    scene.up('a');
-    assert_eq!(scene.dials.len(), 3);
-    scene.delta([Change::Remove(name('b'))]);
-
-    assert_eq!(scene.dials.len(), 4);
-}
-
 fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {
     let id = || (0_u8..6).prop_map(|n| char::from(b'a' + n));
     let put = (id(), 0_u32..3, any::<bool>())
@@ -434,8 +398,14 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
             let (id, now) = (id.parse().unwrap(), scene.now);
             let steps = match what {
                 0 | 1 => scene.set.up(&id, dial.attempt, now).1,
-                2 => scene.set.down(&id, dial.attempt, refused(), now),
-                3 => scene.set.going_away(&id, dial.attempt, refused(), now),
+                2 => scene.set.down(&id, dial.attempt, refused(), false, now),
+                3 => scene
+                    .set
+                    .going_away(&id, dial.attempt, refused(), true, now),
+                4 if scene.set.vitals(&id).is_some_and(|v| v.links().crowd()) => {
+                    scene.set.crowded(&id, now)
+                }
+                5 => scene.set.idle(&id, dial.attempt, now),
                 _ => scene.set.tick(now),
             };
             scene.note(steps);
@@ -445,7 +415,7 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
         let count =
             |which: fn(&Entry) -> bool| books.entries.values().filter(|&e| which(e)).count();
         prop_assert_eq!(
-            count(|e| matches!(e.link, Link::Dialling(_))),
+            count(|e| matches!(e.next, Next::Dialling(_))),
             books.dialling
         );
         prop_assert_eq!(count(|e| e.suspect.is_some()), books.suspects.len());
@@ -455,6 +425,9 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
             told(books.entries.values().map(Entry::endpoint))
         );
         prop_assert_eq!(told(books.ready().iter().cloned()), told(best(books)));
+        prop_assert_eq!(count(|e| e.up.len() > 3), 0);
+        let rests = |e: &Entry| e.up.is_empty() && e.next == Next::Rest;
+        prop_assert_eq!(count(rests), 0, "nobody is forgotten");
     }
     scene.wait(HOLD * 3);
 

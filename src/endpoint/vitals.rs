@@ -9,12 +9,11 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::Latency;
-use crate::{Error, transport::Connection};
+use super::{Latency, links::Links};
+use crate::Error;
 
 /// Shared by everybody who looks at one endpoint; survives what the registry says.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ pub(crate) struct Vitals {
     calls: AtomicU64,
     failures: AtomicU64,
     latency: Latency,
-    connection: ArcSwapOption<Connection>,
+    links: Links,
     condition: Mutex<Condition>,
 }
 
@@ -83,7 +82,7 @@ impl Vitals {
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             latency: Latency::default(),
-            connection: ArcSwapOption::empty(),
+            links: Links::new(),
             condition: Mutex::new(Condition {
                 state: State::Idle,
                 since: now,
@@ -120,12 +119,8 @@ impl Vitals {
         &self.latency
     }
 
-    pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
-        self.connection.load_full()
-    }
-
-    pub(crate) fn connect(&self, connection: Option<Arc<Connection>>) {
-        self.connection.store(connection);
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
     }
 
     pub(crate) fn condition(&self) -> Condition {

@@ -5,7 +5,10 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -68,6 +71,8 @@ pub(super) struct Shared {
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
     pub(super) traffic: Arc<Traffic>,
+    /// Whether the head of any response has come: it is more than a peer that shakes hands.
+    answered: AtomicBool,
     parting: Mutex<Parting>,
     ended: OnceLock<Error>,
     /// For the rest of bodies whose response comes early: callers may be on another executor.
@@ -98,6 +103,7 @@ impl Connection {
             quota: Quota::new(sender.current_max_send_streams()),
             driver: AtomicWaker::new(),
             traffic,
+            answered: AtomicBool::new(false),
             parting: Mutex::new(Parting {
                 sender: Some(sender),
                 leaving: false,
@@ -125,6 +131,11 @@ impl Connection {
     /// Whether it takes new calls: it is not broken, not going away, not draining.
     pub(crate) fn accepts(&self) -> bool {
         !self.0.shared.quota.is_closed()
+    }
+
+    /// Whether it has brought an answer to any call.
+    pub(crate) fn answered(&self) -> bool {
+        self.0.shared.answered.load(Ordering::Relaxed)
     }
 
     /// How many calls can begin now without waiting for another to end.
@@ -213,6 +224,10 @@ impl Connection {
             }
             Err(failure) => return Err(failure),
         };
+        // Only the first answer writes where all callers read.
+        if !shared.answered.load(Ordering::Relaxed) {
+            shared.answered.store(true, Ordering::Relaxed);
+        }
 
         // Dropped with the sending half unfinished, a stream that the server has ended is reset.
         let rest = sending.filter(|_| !recv.is_end_stream());

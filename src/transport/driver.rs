@@ -40,6 +40,7 @@ pub(crate) struct Driver {
     pulse: Option<(Pulse, PingPong)>,
     alarm: Alarm,
     end: Alarm,
+    rest: Option<Rest>,
 }
 
 /// What a driver tells while it runs.
@@ -50,6 +51,8 @@ pub(crate) enum Told {
     GoingAway(Error),
     /// The server allows this many calls at once now.
     Limit(usize),
+    /// It has carried no call for as long as was asked for; told each time that is so.
+    Idle,
 }
 
 pub(super) type H2 = client::Connection<Box<dyn Io>, Bytes>;
@@ -75,6 +78,14 @@ pub(super) struct Traffic {
 #[derive(Debug, Default)]
 struct Alarm(Option<Pin<Box<Sleep>>>);
 
+/// Whether there were calls since it was last asked, which is now and then.
+#[derive(Debug)]
+struct Rest {
+    every: Duration,
+    busy: bool,
+    alarm: Alarm,
+}
+
 /// How long a connection without calls may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -96,7 +107,19 @@ impl Driver {
             pulse: pulse.zip(pings),
             alarm: Alarm::default(),
             end: Alarm::default(),
+            rest: None,
         }
+    }
+
+    /// Has it told when it carries no call for so long, or up to twice that.
+    #[must_use]
+    pub(crate) fn tell_idle(mut self, every: Duration) -> Self {
+        self.rest = Some(Rest {
+            every,
+            busy: true,
+            alarm: Alarm::default(),
+        });
+        self
     }
 
     /// Carries the connection until it ends, and returns why it did.
@@ -131,6 +154,12 @@ impl Driver {
             }
             if self.shared.quota.is_closed() && self.end.poll(cx).is_ready() {
                 return Poll::Ready(self.overdue());
+            }
+            let open = self.shared.quota.open() > 0;
+            if let Some(rest) = &mut self.rest
+                && rest.poll(open, cx)
+            {
+                told(Told::Idle);
             }
             return self.poll_pulse(cx);
         }
@@ -278,6 +307,21 @@ impl Pace {
     fn slower(&self) {
         let steps = self.0.load(Ordering::Relaxed);
         self.0.store((steps + 1).min(8), Ordering::Relaxed);
+    }
+}
+
+impl Rest {
+    /// Whether a time has gone by without a call. Each call that comes or goes is a turn of the driver.
+    fn poll(&mut self, open: bool, cx: &mut Context<'_>) -> bool {
+        let mut idle = false;
+        if self.alarm.0.is_none() || self.alarm.poll(cx).is_ready() {
+            idle = !std::mem::replace(&mut self.busy, open) && !open;
+            self.alarm.set(Some(Instant::now() + self.every));
+            // It has to be polled to wake anybody.
+            let _ = self.alarm.poll(cx).is_ready();
+        }
+        self.busy |= open;
+        idle
     }
 }
 

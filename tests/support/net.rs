@@ -43,6 +43,9 @@ enum Host {
     Dumb,
 }
 
+/// A server that cannot be connected to for now.
+pub struct Hidden(Address, Host);
+
 /// A server of the echo service on a [`Net`].
 pub struct Running {
     pub instance: Instance,
@@ -63,6 +66,11 @@ impl Net {
     }
 
     pub fn serve_at(&self, id: &str, address: &str, echo: Echo) -> Running {
+        self.serve_by(Server::builder(), id, address, echo)
+    }
+
+    /// The same with limits of the server's own.
+    pub fn serve_by(&self, mut server: Server, id: &str, address: &str, echo: Echo) -> Running {
         let (dialled, lines) = mpsc::unbounded_channel::<Line>();
         let address: Address = address.parse().unwrap();
         self.0
@@ -77,7 +85,7 @@ impl Net {
         });
         let incoming =
             incoming.map(move |line| Ok::<_, io::Error>(line.counted(&cut.0, &cut.1, &cut.2)));
-        let router = Server::builder().add_service(EchoServer::new(echo.clone()));
+        let router = server.add_service(EchoServer::new(echo.clone()));
         let (stop, kill) = (stopping.clone(), killed.clone());
         let serving = tokio::spawn(async move {
             let serve = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
@@ -117,6 +125,17 @@ impl Net {
             .unwrap()
             .insert(instance.addresses[0].clone(), host);
         instance
+    }
+
+    /// Nobody new can connect to it until this is given back; those who are stay.
+    pub fn hide(&self, running: &Running) -> Hidden {
+        let address = running.instance.addresses[0].clone();
+        let host = self.0.lock().unwrap().remove(&address).unwrap();
+        Hidden(address, host)
+    }
+
+    pub fn show(&self, Hidden(address, host): Hidden) {
+        self.0.lock().unwrap().insert(address, host);
     }
 
     /// Lets the same server be found at one more address.

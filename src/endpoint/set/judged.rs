@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{super::entry::Link, Event, Set, Step};
+use super::{Event, Set, Step};
 use crate::{InstanceId, health::Verdict};
 
 impl Set {
@@ -11,7 +11,7 @@ impl Set {
         if let Some(entry) = self
             .entries
             .get_mut(id)
-            .filter(|entry| matches!(entry.link, Link::Up(_)))
+            .filter(|entry| !entry.up.is_empty())
         {
             match &verdict {
                 Verdict::Healthy => {
@@ -52,6 +52,7 @@ mod tests {
             hold: Duration::from_secs(60),
             redial: Backoff::between(Duration::from_millis(100), Duration::from_secs(30)),
             dials: 100,
+            connections: 1,
             asked: true,
         });
         let instance = |id| Arc::new(Instance::at("10.0.0.5:1").unwrap().id(id).unwrap());
@@ -140,7 +141,7 @@ mod tests {
         set.judged(&id("a"), Verdict::Healthy, now);
         let broken = Error::new(ErrorKind::Unavailable, "broken");
 
-        set.down(&id("a"), made[0].attempt, broken, now);
+        set.down(&id("a"), made[0].attempt, broken, false, now);
         set.judged(&id("a"), Verdict::Healthy, now);
         assert_eq!(state(&set, "a"), State::Broken);
         let again = dials(set.tick(now + Duration::from_secs(1)));

@@ -1,0 +1,251 @@
+//! How many connections an endpoint has, and that nobody notices when they come and go. In memory, with time
+//! standing still: what a call takes is what it waited for, and not what the machine is busy with.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+#[path = "../examples/echo/mod.rs"]
+mod echo;
+#[path = "support/net.rs"]
+mod net;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use echo::{Echo, EchoClient, EchoRequest};
+use futures_util::{StreamExt, future::join_all, stream};
+use http_body_util::BodyExt;
+use net::{ByHand, Net, Running};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Request, Status, body::Body, transport::Server};
+use tonic_fleet::{
+    Address, Builder, Channel, Event, Instance, State,
+    discover::Ready,
+    resolve::Fixed,
+    transport::{Connect, Connecting},
+};
+
+/// Enough for many lives of each connection; the full count where it takes seconds.
+const CALLS: usize = if cfg!(debug_assertions) {
+    10_000
+} else {
+    100_000
+};
+
+fn over(net: &Net, servers: &[&Running]) -> Builder {
+    let (publisher, resolve) = ByHand::new();
+    publisher.reset(servers.iter().map(|server| server.instance.clone()));
+    Channel::over("echo".parse().unwrap(), resolve).connect_with(net.clone())
+}
+
+fn serve(net: &Net, server: Server, id: &str, delay: Duration) -> Running {
+    let echo = Echo::new(id).delay(delay);
+    net.serve_by(server, id, &format!("{id}.test:1"), echo)
+}
+
+fn say() -> EchoRequest {
+    EchoRequest {
+        message: "hello".into(),
+    }
+}
+
+async fn ask(channel: &Channel) -> Result<(), Status> {
+    let mut client = EchoClient::new(channel.clone());
+    client.unary_echo(say()).await.map(drop)
+}
+
+/// So many calls by so many callers, none of which may fail; how long the longest took.
+async fn longest(channel: &Channel, callers: usize, calls: usize) -> Duration {
+    let caller = async || {
+        let mut longest = Duration::ZERO;
+        for _ in 0..calls / callers {
+            let began = Instant::now();
+            ask(channel).await.unwrap();
+            longest = longest.max(Instant::now() - began);
+        }
+        longest
+    };
+    let all = join_all((0..callers).map(|_| caller())).await;
+    all.into_iter().max().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_every_connection_young_stalls_no_call() {
+    let net = Net::default();
+    let young = Server::builder().max_connection_age(Duration::from_millis(200));
+    let server = serve(&net, young, "a", Duration::from_millis(1));
+    let channel = over(&net, &[&server]).build().unwrap();
+
+    let longest = longest(&channel, 4, CALLS).await;
+
+    assert!(longest < Duration::from_millis(50), "{longest:?}");
+    assert!(
+        server.ever() > CALLS / 1000,
+        "{} connections",
+        server.ever()
+    );
+    assert_eq!(server.echo.served(), CALLS as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_allows_few_streams_gets_more_connections_while_they_are_of_use() {
+    let net = Net::default();
+    let few = Server::builder().max_concurrent_streams(10);
+    let server = serve(&net, few, "a", Duration::from_millis(1));
+    let channel = over(&net, &[&server]).build().unwrap();
+
+    let longest = longest(&channel, 64, CALLS).await;
+
+    assert!(longest < Duration::from_millis(50), "{longest:?}");
+    assert_eq!(server.echo.served(), (CALLS / 64 * 64) as u64);
+    let endpoint = channel.view().ready()[0].clone();
+    assert_eq!((endpoint.connections(), server.open()), (4, 4));
+    assert!(channel.view().to_string().contains("connections 4"));
+    sleep(Duration::from_secs(30 * 3)).await;
+    assert_eq!((endpoint.connections(), server.open()), (1, 1));
+    ask(&channel).await.unwrap();
+    assert_eq!(server.ever(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_stay_open_leave_room_for_other_calls() {
+    let net = Net::default();
+    let server = { Server::builder().max_concurrent_streams(1) };
+    let server = serve(&net, server, "a", Duration::ZERO);
+    let channel = over(&net, &[&server]).build().unwrap();
+    let mut client = EchoClient::new(channel.clone());
+    let mut open = Vec::new();
+
+    for _ in 0..3 {
+        let asked = stream::pending();
+        open.push(client.bidirectional_streaming_echo(asked).await.unwrap());
+    }
+    ask(&channel).await.unwrap();
+    let fourth = client.bidirectional_streaming_echo(stream::pending()).await;
+
+    let mut late = Request::new(say());
+    late.set_timeout(Duration::from_secs(1));
+    let status = client.unary_echo(late).await.unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::DeadlineExceeded,
+        "four are all: {status}"
+    );
+    drop(fourth);
+    ask(&channel).await.unwrap();
+    assert_eq!(server.ever(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_one_endpoint_gets_the_room_that_is_made_for_it() {
+    let net = Net::default();
+    let server = { Server::builder().max_concurrent_streams(1) };
+    let server = serve(&net, server, "a", Duration::ZERO);
+    let channel = over(&net, &[&server]).build().unwrap();
+    let mut client = EchoClient::new(channel.clone());
+    let _open = client.bidirectional_streaming_echo(stream::pending()).await;
+
+    let first = Ready::of(&channel).next().await;
+    let Some(Ok(tower::discover::Change::Insert(_, mut one))) = first else {
+        panic!("the endpoint is ready");
+    };
+    let request = http::Request::post("/grpc.examples.echo.Echo/UnaryEcho")
+        .header("content-type", "application/grpc")
+        .body(Body::new(
+            http_body_util::Full::from(vec![0; 5]).map_err(never),
+        ))
+        .unwrap();
+    let response = tower::Service::call(&mut one, request).await.unwrap();
+
+    assert_eq!(response.status(), 200);
+    assert_eq!(server.open(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_more_that_cannot_be_made_costs_the_endpoint_nothing() {
+    let net = Net::default();
+    let server = { Server::builder().max_concurrent_streams(1) };
+    let server = serve(&net, server, "a", Duration::from_millis(1));
+    let channel = over(&net, &[&server]).build().unwrap();
+    channel.ready(1).await;
+    let mut events = channel.events();
+    let hidden = net.hide(&server);
+
+    let longest_of_two = longest(&channel, 2, 2000).await;
+
+    assert!(
+        longest_of_two < Duration::from_millis(50),
+        "{longest_of_two:?}"
+    );
+    let endpoint = channel.view().ready()[0].clone();
+    assert_eq!((endpoint.state(), endpoint.failures()), (State::Ready, 0));
+    let event = events.next().await;
+    assert!(matches!(event, Some(Event::Lost(..))), "{event:?}");
+    net.show(hidden);
+    sleep(Duration::from_secs(30)).await;
+    longest(&channel, 2, 100).await;
+    assert_eq!(endpoint.connections(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_first_connection_took_along_does_not_end_the_others() {
+    let net = Net::default();
+    let young = Server::builder()
+        .max_concurrent_streams(1)
+        .max_connection_age(Duration::from_secs(5));
+    let server = serve(&net, young, "a", Duration::from_secs(1));
+    let channel = over(&net, &[&server]).build().unwrap();
+
+    let longest = longest(&channel, 3, 120).await;
+
+    // A call takes a second; it never has to wait for more than one other, nor for a connection.
+    assert!(longest < Duration::from_millis(2_100), "{longest:?}");
+}
+
+/// Shakes hands with whoever comes, and breaks the connection at its first call.
+#[derive(Clone, Debug, Default)]
+struct Breaker(Arc<AtomicUsize>);
+
+impl Connect for Breaker {
+    fn connect<'a>(&'a self, _: &'a Address) -> Connecting<'a> {
+        self.0.fetch_add(1, SeqCst);
+        Box::pin(async {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move {
+                let mut server = h2::server::handshake(theirs).await.unwrap();
+                let _call = server.accept().await;
+            });
+            Ok::<_, io::Error>(Box::new(ours) as _)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_breaks_every_call_is_called_less_and_less_often() {
+    let breaker = Breaker::default();
+    let instance = Instance::at("10.0.0.1:1").unwrap();
+    let channel = Channel::over("echo".parse().unwrap(), Fixed::new([instance]))
+        .connect_with(breaker.clone())
+        .patience(Duration::from_millis(10))
+        .build()
+        .unwrap();
+
+    let calls = async {
+        loop {
+            let status = ask(&channel).await.unwrap_err();
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+        }
+    };
+    let _ = timeout(Duration::from_secs(60), calls).await;
+
+    let dialled = breaker.0.load(SeqCst);
+    assert!((5..=20).contains(&dialled), "{dialled} dials in a minute");
+}
+
+fn never(never: std::convert::Infallible) -> Status {
+    match never {}
+}
