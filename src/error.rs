@@ -105,18 +105,22 @@ impl Error {
 
     /// This failure and its causes in one line, for a place that has only one.
     pub fn chain(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let words = error.to_string();
-            if !line.ends_with(&words) {
-                line.push_str(": ");
-                line.push_str(&words);
-            }
-            cause = error.source();
-        }
-        line
+        with_causes(self.to_string(), self)
     }
+}
+
+/// What was said of an error, and what its causes say, each once.
+pub(crate) fn with_causes(mut line: String, error: &dyn StdError) -> String {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !line.contains(&words) {
+            line.push_str(": ");
+            line.push_str(&words);
+        }
+        cause = error.source();
+    }
+    line
 }
 
 impl fmt::Display for Error {

@@ -288,9 +288,7 @@ impl FromStr for Address {
         let Some((host, port)) = text.rsplit_once(':') else {
             return refuse("the port is missing");
         };
-        // Rust reads `+5` as a number, too.
-        let digits = port.bytes().all(|digit| digit.is_ascii_digit());
-        let Some(port) = port.parse::<u16>().ok().filter(|_| digits) else {
+        let Some(port) = self::port(port) else {
             return refuse("the port is not a number from 1 to 65535");
         };
         if port == 0 {
@@ -317,6 +315,12 @@ impl FromStr for Address {
             Err(_) => Self::Name(host.into(), port),
         })
     }
+}
+
+/// A port in digits; Rust reads `+5` as a number, too.
+pub(crate) fn port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 impl TryFrom<SocketAddr> for Address {

@@ -6,7 +6,7 @@ use etcd_client::Error as EtcdError;
 use tonic::{Code, Status};
 
 use super::line::Unsent;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, error::with_causes};
 
 /// What to do after a failed call, beside telling.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -202,23 +202,13 @@ fn never_sent(status: &Status) -> Option<&Unsent> {
     None
 }
 
-/// An error and its causes in one line, each said once.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = match error.downcast_ref::<Status>() {
-        Some(status) if !status.message().is_empty() => status.message().to_owned(),
-        Some(status) => status.code().description().to_owned(),
-        None => error.to_string(),
+/// What a status says, and its causes, in one line.
+fn chain(status: &Status) -> String {
+    let line = match status.message() {
+        "" => status.code().description(),
+        words => words,
     };
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !line.contains(&words) {
-            line.push_str(": ");
-            line.push_str(&words);
-        }
-        cause = error.source();
-    }
-    line
+    with_causes(line.to_owned(), status)
 }
 
 #[cfg(test)]

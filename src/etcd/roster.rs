@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -238,8 +239,15 @@ impl Roster {
             let error = Error::new(ErrorKind::Decode, format!("read {}", kv.name()));
             return Some(Err(error.because("the key is not UTF-8")));
         };
-        let owns = self.layout.owns(&self.service, key);
-        owns.then(|| self.layout.decode(&self.service, key, &kv.value))
+        let read = || {
+            let owns = self.layout.owns(&self.service, key);
+            owns.then(|| self.layout.decode(&self.service, key, &kv.value))
+        };
+        // A layout may be a user's own, and one record it stumbles over is not to end the watch.
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            let error = Error::new(ErrorKind::Decode, format!("read {key}"));
+            Some(Err(error.because("the layout panicked")))
+        })
     }
 
     fn with_skipped(&self, first: impl IntoIterator<Item = Update>, changed: bool) -> Vec<Update> {
@@ -450,5 +458,45 @@ mod tests {
         let moved = roster.seen(put(kv("/services/greeter", "10.0.0.6:1")), now);
 
         assert_eq!(words(moved), ["~-10.0.0.5:1+10.0.0.6:1"]);
+    }
+
+    /// A layout that does not like what it reads.
+    #[derive(Debug)]
+    struct Brittle;
+
+    impl Layout for Brittle {
+        fn prefix(&self, service: &ServiceName) -> String {
+            format!("{service}/")
+        }
+
+        fn owns(&self, _: &ServiceName, _: &str) -> bool {
+            true
+        }
+
+        fn key(&self, service: &ServiceName, instance: &Instance) -> String {
+            format!("{service}/{}", instance.id)
+        }
+
+        fn encode(&self, _: &ServiceName, _: &Instance) -> crate::Result<Vec<u8>> {
+            Ok(Vec::new())
+        }
+
+        fn decode(&self, _: &ServiceName, _: &str, value: &[u8]) -> crate::Result<Instance> {
+            assert_ne!(value, b"x");
+            Instance::at("10.0.0.5:1").and_then(|instance| instance.id("a"))
+        }
+    }
+
+    #[test]
+    fn a_layout_that_panics_costs_the_record_and_not_the_watch() {
+        let mut roster = greeter(Brittle);
+
+        let updates = roster.seen(put(kv("greeter/a", "x")), Instant::now());
+        let after = roster.seen(put(kv("greeter/a", "y")), Instant::now());
+
+        assert!(
+            matches!(&updates[..], [Update::Skipped(all)] if all[0].why.chain().contains("panicked"))
+        );
+        assert_eq!(words(after)[0], "~+a");
     }
 }

@@ -77,7 +77,7 @@ impl Query {
         }
         match name {
             "layout" => self.layout = Some(value.into()),
-            "prefix" => self.prefix = Some(value.into()),
+            "prefix" => self.prefix = Some(prefix(value)?),
             "ttl" => self.ttl = Some(ttl(value)?),
             "tls" => self.tls = Some(truth(value)?),
             "ca" => self.ca = Some(value.into()),
@@ -136,6 +136,20 @@ fn ttl(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(ttl)
+}
+
+/// What stands before services: any key that a person can read, and that leads to where it says.
+fn prefix(text: &str) -> Result<Arc<str>, String> {
+    if text.chars().any(char::is_control) {
+        return Err(format!("{text:?} has a control character"));
+    }
+    if let Some(segment) = text
+        .split('/')
+        .find(|segment| [".", ".."].contains(segment))
+    {
+        return Err(format!("{text:?} has the relative segment {segment:?}"));
+    }
+    Ok(text.into())
 }
 
 fn truth(text: &str) -> Result<bool, String> {
@@ -239,6 +253,8 @@ mod tests {
             (Scheme::Etcd, "tls=false&ca=/a", "leave out one"),
             (Scheme::Etcd, "layout=", "the value is empty"),
             (Scheme::Etcd, "layout=%zz", "hexadecimal"),
+            (Scheme::Etcd, "prefix=/../", "relative segment"),
+            (Scheme::Etcd, "prefix=/a%0a/", "control character"),
             (Scheme::Static, "weights=1,x", "weight 2 is \"x\""),
             (Scheme::Dns, "server=ns1", "no IP address and port"),
             (Scheme::File, "service=a//b", "empty segment"),

@@ -176,8 +176,8 @@ fn name(host: &str) -> Result<Place, String> {
         Some((name, port)) if !host.ends_with(']') => (name, Some(port)),
         _ => (host, None),
     };
-    let port = match port.map(str::parse::<u16>) {
-        Some(Ok(port)) if port > 0 => Some(port),
+    let port = match port.map(crate::instance::port) {
+        Some(Some(port)) if port > 0 => Some(port),
         Some(_) => {
             return Err(format!(
                 "host {host:?}: the port is not a number from 1 to 65535"
