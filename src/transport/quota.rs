@@ -1,119 +1,284 @@
 //! How many streams may be open on a connection at once.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 /// The streams a peer allows at once, and those that are open; whoever finds none left queues.
 ///
 /// h2 would queue streams by itself, but a stream queued there counts as sent, and cannot go to
 /// another connection any more.
-#[derive(Debug)]
 pub(super) struct Quota {
-    free: Semaphore,
-    open: AtomicUsize,
-    /// Only the driver changes it.
-    limit: AtomicUsize,
-    /// How many streams too many were open when the limit was lowered: their places lapse.
-    surplus: AtomicUsize,
+    /// A [`State`] in one word, so that its parts always fit together.
+    state: AtomicU64,
+    /// How many queue and have no place yet. Whoever holds it may begin and end the queue.
+    queued: Mutex<usize>,
+    /// Places handed to those who queue, in turn; each is open already.
+    handed: Semaphore,
 }
 
-/// Stands for no limit; short of the semaphore's own, which must not be passed.
-const MOST: usize = Semaphore::MAX_PERMITS / 2;
+#[derive(Clone, Copy, Debug)]
+struct State {
+    open: u32,
+    limit: u32,
+    /// Somebody queues: nobody else may take a place that is free.
+    queued: bool,
+    closed: bool,
+}
+
+/// A turn in the queue, given up when it is dropped.
+struct Turn<'a> {
+    quota: &'a Quota,
+    over: bool,
+}
+
+/// Stands for no limit: more streams than this do not fit on a connection.
+const MOST: u32 = u32::MAX >> 1;
 
 impl Quota {
     pub(super) fn new(limit: usize) -> Self {
-        let limit = limit.min(MOST);
+        let state = State {
+            open: 0,
+            limit: capped(limit),
+            queued: false,
+            closed: false,
+        };
         Self {
-            free: Semaphore::new(limit),
-            open: AtomicUsize::new(0),
-            limit: AtomicUsize::new(limit),
-            surplus: AtomicUsize::new(0),
+            state: AtomicU64::new(state.word()),
+            queued: Mutex::new(0),
+            handed: Semaphore::new(0),
         }
     }
 
     /// Takes a place, if there is one now.
     pub(super) fn try_take(&self) -> bool {
-        let place = self.free.try_acquire();
-        place.is_ok_and(|place| self.taken(place))
+        let taken = self.change(|state| state.has_room().then(|| state.more(1)));
+        taken.is_ok()
     }
 
     /// Takes a place, in turn; `false` if the connection takes no more streams.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the turn; a place that it got already goes to the next.
     pub(super) async fn take(&self) -> bool {
-        if self.try_take() {
-            return true;
+        loop {
+            if self.try_take() {
+                return true;
+            }
+            if self.is_closed() {
+                return false;
+            }
+            if let Some(turn) = self.queue() {
+                return turn.comes().await;
+            }
         }
-        let place = self.free.acquire().await;
-        place.is_ok_and(|place| self.taken(place))
     }
 
-    fn taken(&self, place: SemaphorePermit<'_>) -> bool {
-        place.forget();
-        self.open.fetch_add(1, Ordering::AcqRel);
-        true
+    /// A turn in the queue; none if there is room after all, or never will be.
+    fn queue(&self) -> Option<Turn<'_>> {
+        let mut queued = self.queued();
+        let joined = self.change(|state| {
+            let full = !state.closed && !state.has_room();
+            full.then_some(State {
+                queued: true,
+                ..state
+            })
+        });
+        joined.ok()?;
+        *queued += 1;
+        Some(Turn {
+            quota: self,
+            over: false,
+        })
     }
 
     /// Gives a place back; the answer is how many are still taken.
     pub(super) fn put(&self) -> usize {
-        let lapsed = self
-            .surplus
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |surplus| {
-                surplus.checked_sub(1)
-            });
-        if lapsed.is_err() {
-            self.free.add_permits(1);
+        let put = self.change(|state| (!state.queued).then(|| state.fewer()));
+        match put {
+            Ok(after) => after.open as usize,
+            Err(_) => self.hand_out(&mut self.queued(), State::fewer),
         }
-        self.open.fetch_sub(1, Ordering::AcqRel) - 1
     }
 
-    /// Sets the limit; the answer is whether it is another one.
+    /// Sets the limit; the answer is whether it is another one. Only the driver does.
     pub(super) fn allow(&self, limit: usize) -> bool {
-        let limit = limit.min(MOST);
-        let before = self.limit.swap(limit, Ordering::AcqRel);
-        if limit > before {
-            let mut more = limit - before;
-            // Places that would have lapsed stay instead.
-            let kept = self
-                .surplus
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |surplus| {
-                    Some(surplus.saturating_sub(more))
-                });
-            more -= kept.unwrap_or(0).min(more);
-            self.free.add_permits(more);
-        } else if limit < before {
-            let fewer = before - limit;
-            let gone = self.free.forget_permits(fewer);
-            self.surplus.fetch_add(fewer - gone, Ordering::AcqRel);
+        let limit = capped(limit);
+        if self.state().limit == limit {
+            return false;
         }
-        limit != before
+        self.hand_out(&mut self.queued(), |state| State { limit, ..state });
+        true
+    }
+
+    /// Makes this change, and gives the places that are free then to those who queue; the answer is how
+    /// many are taken.
+    fn hand_out(&self, queued: &mut usize, change: impl Fn(State) -> State) -> usize {
+        let mut handed = 0;
+        let changed = self.change(|state| {
+            let state = change(state);
+            handed = state.room().min(u32::try_from(*queued).unwrap_or(MOST));
+            Some(State {
+                queued: *queued > handed as usize,
+                ..state.more(handed)
+            })
+        });
+        *queued -= handed as usize;
+        self.handed.add_permits(handed as usize);
+        changed.map_or(0, |after| after.open as usize)
     }
 
     /// Lets nobody in any more, and sends those who wait away.
     pub(super) fn close(&self) {
-        self.free.close();
+        let close = |state| State {
+            closed: true,
+            ..state
+        };
+        let _ = self.change(|state| Some(close(state)));
+        self.handed.close();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.free.is_closed()
+        self.state().closed
     }
 
     #[cfg(test)]
     pub(super) fn room(&self) -> usize {
-        if self.is_closed() {
-            0
-        } else {
-            self.free.available_permits()
-        }
+        self.state().room() as usize
     }
 
     pub(super) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.state().open as usize
     }
+
+    fn state(&self) -> State {
+        State::of(self.state.load(Ordering::Acquire))
+    }
+
+    /// What this makes of the state; or the state, if it makes nothing of it.
+    fn change(&self, mut change: impl FnMut(State) -> Option<State>) -> Result<State, State> {
+        let mut word = self.state.load(Ordering::Acquire);
+        loop {
+            let Some(next) = change(State::of(word)) else {
+                return Err(State::of(word));
+            };
+            let changed = self.state.compare_exchange_weak(
+                word,
+                next.word(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match changed {
+                Ok(_) => return Ok(next),
+                Err(newer) => word = newer,
+            }
+        }
+    }
+
+    fn queued(&self) -> MutexGuard<'_, usize> {
+        self.queued
+            .lock()
+            .expect("no code here panics with the lock held")
+    }
+}
+
+impl State {
+    fn of(word: u64) -> Self {
+        let low = |word: u64| (word & u64::from(MOST)) as u32;
+        Self {
+            open: low(word),
+            limit: low(word >> 31),
+            queued: word >> 62 & 1 == 1,
+            closed: word >> 63 == 1,
+        }
+    }
+
+    fn word(self) -> u64 {
+        u64::from(self.open)
+            | u64::from(self.limit) << 31
+            | u64::from(self.queued) << 62
+            | u64::from(self.closed) << 63
+    }
+
+    fn has_room(self) -> bool {
+        !self.queued && self.room() > 0
+    }
+
+    fn room(self) -> u32 {
+        if self.closed {
+            return 0;
+        }
+        self.limit.saturating_sub(self.open)
+    }
+
+    fn more(self, more: u32) -> Self {
+        Self {
+            open: self.open + more,
+            ..self
+        }
+    }
+
+    fn fewer(self) -> Self {
+        Self {
+            open: self.open.saturating_sub(1),
+            ..self
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Whether it has come; `false` if it never will.
+    async fn comes(mut self) -> bool {
+        let place = self.quota.handed.acquire().await;
+        let Ok(place) = place else { return false };
+        place.forget();
+        self.over = true;
+        true
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let mut queued = self.quota.queued();
+        if *queued > 0 {
+            *queued -= 1;
+            self.quota.hand_out(&mut queued, |state| state);
+        } else {
+            // A place was handed to this turn, as it was to all others that are left.
+            self.quota.handed.forget_permits(1);
+            self.quota.hand_out(&mut queued, State::fewer);
+        }
+    }
+}
+
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Quota").field(&self.state()).finish()
+    }
+}
+
+fn capped(limit: usize) -> u32 {
+    u32::try_from(limit).map_or(MOST, |limit| limit.min(MOST))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::pin, task::Poll};
+    use std::{
+        pin::pin,
+        sync::atomic::{AtomicBool, AtomicUsize},
+        task::Poll,
+        thread,
+    };
 
     use futures_util::poll;
 
@@ -126,10 +291,61 @@ mod tests {
 
         let mut second = pin!(quota.take());
         assert_eq!(poll!(&mut second), Poll::Pending);
-        assert_eq!(quota.put(), 0);
+        // It is the second one's already.
+        assert_eq!(quota.put(), 1);
 
         assert_eq!(poll!(&mut second), Poll::Ready(true));
         assert_eq!((quota.open(), quota.room()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn who_comes_later_does_not_overtake_the_queue() {
+        let quota = Quota::new(1);
+        assert!(quota.take().await);
+        let mut waiting = pin!(quota.take());
+        assert_eq!(poll!(&mut waiting), Poll::Pending);
+
+        quota.allow(2);
+        quota.put();
+
+        assert!(quota.try_take());
+        assert!(!quota.try_take());
+        assert_eq!(poll!(&mut waiting), Poll::Ready(true));
+        assert_eq!((quota.open(), quota.room()), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_handed_to_one_who_left_goes_to_the_next() {
+        let quota = Quota::new(1);
+        assert!(quota.take().await);
+        let mut first = Box::pin(quota.take());
+        let mut second = pin!(quota.take());
+        assert_eq!(poll!(&mut first), Poll::Pending);
+        assert_eq!(poll!(&mut second), Poll::Pending);
+
+        quota.put();
+        drop(first);
+
+        assert_eq!(poll!(&mut second), Poll::Ready(true));
+        assert_eq!(quota.put(), 0);
+        assert_eq!(quota.room(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_all_have_left_leaves_nothing_behind() {
+        let quota = Quota::new(1);
+        assert!(quota.take().await);
+        let mut first = Box::pin(quota.take());
+        let mut second = Box::pin(quota.take());
+        assert_eq!(poll!(&mut first), Poll::Pending);
+        assert_eq!(poll!(&mut second), Poll::Pending);
+
+        drop(second);
+        quota.put();
+        drop(first);
+
+        assert_eq!((quota.open(), quota.room()), (0, 1));
+        assert!(quota.try_take());
     }
 
     #[tokio::test]
@@ -172,6 +388,59 @@ mod tests {
         quota.close();
 
         assert_eq!(poll!(&mut waiting), Poll::Ready(false));
-        assert_eq!(quota.room(), 0);
+        assert_eq!((quota.open(), quota.room()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_handed_before_the_close_is_not_lost_count_of() {
+        let quota = Quota::new(1);
+        assert!(quota.take().await);
+        let mut waiting = Box::pin(quota.take());
+        assert_eq!(poll!(&mut waiting), Poll::Pending);
+
+        quota.put();
+        quota.close();
+
+        assert_eq!(poll!(&mut waiting), Poll::Ready(false));
+        drop(waiting);
+        assert_eq!(quota.open(), 0);
+    }
+
+    #[test]
+    fn the_count_holds_however_places_and_limits_come_and_go() {
+        const MOST: usize = 4;
+        let quota = Quota::new(MOST);
+        let (most, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+
+        thread::scope(|scope| {
+            let callers = [0, 1, 2].map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..5_000 {
+                        let mut taken = Box::pin(quota.take());
+                        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                        // Who does not get a place at once gives up its turn.
+                        if taken.as_mut().poll(&mut cx) == Poll::Ready(true) {
+                            most.fetch_max(quota.open(), Ordering::Relaxed);
+                            quota.put();
+                        }
+                    }
+                })
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for limit in [1, MOST, 2, 3] {
+                        quota.allow(limit);
+                    }
+                }
+            });
+            for caller in callers {
+                caller.join().unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        quota.allow(MOST);
+
+        assert!(most.into_inner() <= MOST);
+        assert_eq!((quota.open(), quota.room()), (0, MOST));
     }
 }
