@@ -70,6 +70,7 @@ fn tonic(addrs: &[SocketAddr]) -> Caller {
 fn fleet(addrs: &[SocketAddr]) -> Result<Caller, tonic_fleet::Error> {
     let list: Vec<_> = addrs.iter().map(ToString::to_string).collect();
     let channel = Fleet::builder(format!("static://{}", list.join(",")).parse()?).build()?;
+    let channel = channel.map_response(|answer| answer.map(Body::new));
     Ok(BoxCloneSyncService::new(channel))
 }
 

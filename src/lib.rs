@@ -82,7 +82,7 @@ mod target;
 pub mod transport;
 
 pub use backoff::Backoff;
-pub use channel::{Builder, Calling, Channel, Events, ServedBy, View};
+pub use channel::{Answer, Builder, Calling, Channel, Events, ServedBy, View};
 pub use endpoint::{Endpoint, Endpoints, Event, State};
 pub use error::{Error, ErrorKind, Result};
 pub use instance::{Address, Instance};

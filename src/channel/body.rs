@@ -117,11 +117,13 @@ impl Body for Watched {
     }
 }
 
-const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What these headers or trailers say became of the call.
 pub(super) fn code(metadata: &HeaderMap) -> Option<Code> {
-    Some(Code::from_bytes(metadata.get(STATUS)?.as_bytes()))
+    // Looked through, as there are few: to look a name up is to hash it.
+    let status = metadata.iter().find(|(name, _)| **name == STATUS);
+    Some(Code::from_bytes(status?.1.as_bytes()))
 }
 
 /// The call went to this server, and its time ran out.

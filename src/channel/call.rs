@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
-use super::{Channel, ServedBy, Shared, View, body};
+use super::{Answer, Channel, ServedBy, Shared, View, body};
 use crate::{
     Endpoint, Endpoints, Error, InstanceId,
     balance::{self, Call},
@@ -24,7 +24,7 @@ pub(super) async fn call_one(
     channel: Channel,
     endpoint: Endpoint,
     request: http::Request<Body>,
-) -> Result<http::Response<Body>, Status> {
+) -> Result<http::Response<Answer>, Status> {
     let mut call = Attempts::new(&channel.shared, request)?;
     let id = endpoint.id().clone();
     let away = || Status::unavailable(format!("endpoint {id} is not connected"));
@@ -44,7 +44,7 @@ pub(super) async fn call_one(
 pub(super) async fn call(
     channel: Channel,
     request: http::Request<Body>,
-) -> Result<http::Response<Body>, Status> {
+) -> Result<http::Response<Answer>, Status> {
     let mut call = Attempts::new(&channel.shared, request)?;
     loop {
         let chosen = call.endpoint().await?;
@@ -150,7 +150,7 @@ impl<'a> Attempts<'a> {
     fn tell_time_left(&mut self) {
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.outgoing.headers_mut().insert(TIMEOUT, write(left));
+            self.outgoing.headers_mut().insert(&TIMEOUT, write(left));
         }
     }
 
@@ -225,7 +225,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// A response; or none, if it can be sent to another.
-    async fn attempt(&mut self, chosen: Chosen) -> Result<Option<http::Response<Body>>, Status> {
+    async fn attempt(&mut self, chosen: Chosen) -> Result<Option<http::Response<Answer>>, Status> {
         let Chosen {
             endpoint,
             connection,
@@ -263,7 +263,7 @@ impl<'a> Attempts<'a> {
                 head.extensions = self.outgoing.take_extensions();
                 head.extensions.insert(served.clone());
                 let watched = body::Watched::new(incoming, in_flight, served, self.deadline);
-                Ok(Some(http::Response::from_parts(head, Body::new(watched))))
+                Ok(Some(http::Response::from_parts(head, Answer::new(watched))))
             }
             Ok(Err(Failure::NotSent(_))) => {
                 in_flight.not_sent();
@@ -401,13 +401,15 @@ fn unavailable(error: Error) -> Status {
 
 /// When the call must have ended: the earlier of its own time limit and the channel's.
 fn deadline(shared: &Shared, headers: &mut HeaderMap) -> Result<Option<Instant>, Status> {
-    let own = headers.get(TIMEOUT).map(read).transpose()?;
+    // Looked through, as there are few: to look a name up is to hash it.
+    let own = headers.iter().find(|(name, _)| **name == TIMEOUT);
+    let own = own.map(|(_, value)| read(value)).transpose()?;
     let limit = match (own, shared.timeout) {
         (None, None) => return Ok(None),
         (Some(own), Some(ours)) if own <= ours => own,
         (Some(own), None) => own,
         (_, Some(ours)) => {
-            headers.insert(TIMEOUT, write(ours));
+            headers.insert(&TIMEOUT, write(ours));
             ours
         }
     };
@@ -415,7 +417,7 @@ fn deadline(shared: &Shared, headers: &mut HeaderMap) -> Result<Option<Instant>,
     Ok(Instant::now().checked_add(limit))
 }
 
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The greatest number that the header can hold: eight digits.
 const MOST: u128 = 99_999_999;
@@ -484,14 +486,14 @@ mod tests {
         let servers = crate::resolve::Fixed::at(["10.0.0.1:1"]).unwrap();
         let channel = Channel::over("greeter".parse().unwrap(), servers);
         let channel = channel.build().unwrap();
-        let request = http::Request::builder().header(TIMEOUT, "5S");
+        let request = http::Request::builder().header(&TIMEOUT, "5S");
         let request = request.body(Body::empty()).unwrap();
         let mut call = Attempts::new(&channel.shared, request).unwrap();
 
         tokio::time::advance(Duration::from_secs(2)).await;
         call.tell_time_left();
 
-        assert_eq!(call.outgoing.headers()[TIMEOUT], "3000000u");
+        assert_eq!(call.outgoing.headers()[&TIMEOUT], "3000000u");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A channel: a service's name turned into calls that reach a live server.
 
+mod answer;
 mod body;
 mod builder;
 mod call;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::DropGuard;
 use tonic::{Status, body::Body};
 
+pub use answer::Answer;
 pub use builder::Builder;
 pub use served::ServedBy;
 pub use view::View;
@@ -79,7 +81,7 @@ impl Shared {
 pub type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// A call under way.
-pub type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>;
+pub type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Answer>, Status>> + Send>>;
 
 impl Channel {
     /// A channel to the service that a URL names; see [`Target`] for what it may say.
@@ -159,7 +161,7 @@ impl Channel {
 }
 
 impl tower::Service<http::Request<Body>> for Channel {
-    type Response = http::Response<Body>;
+    type Response = http::Response<Answer>;
     type Error = Status;
     type Future = Calling;
 

@@ -20,7 +20,7 @@ use tower::{Service, discover::Change, load::Load};
 #[cfg(feature = "tonic-channel")]
 pub use feed::feed;
 
-use crate::{Channel, Endpoint, Instance, InstanceId, channel::View};
+use crate::{Answer, Channel, Endpoint, Instance, InstanceId, channel::View};
 
 /// The ready endpoints of a channel as they come and go, each as a service of its own.
 ///
@@ -114,7 +114,7 @@ impl One {
 }
 
 impl Service<Request<Body>> for One {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = Status;
     type Future = crate::channel::Calling;
 

@@ -29,6 +29,8 @@ pub(crate) struct Incoming {
 struct Open {
     recv: RecvStream,
     trailers_next: bool,
+    /// What the caller has got last, and may still be reading.
+    in_hand: usize,
     rest: Option<Rest>,
     slot: Slot,
 }
@@ -52,6 +54,7 @@ impl Incoming {
             open: Some(Open {
                 recv,
                 trailers_next: false,
+                in_hand: 0,
                 rest,
                 slot,
             }),
@@ -69,19 +72,33 @@ impl Incoming {
 impl Open {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if !self.trailers_next {
-            match ready!(self.recv.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // It fails only when the stream has ended, and then there is nothing to release.
-                    let _ = self.recv.flow_control().release_capacity(data.len());
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    self.release();
+                    self.in_hand = data.len();
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return self.poll_failed(error, cx),
-                None => self.trailers_next = true,
+                Poll::Ready(Some(Err(error))) => return self.poll_failed(error, cx),
+                // The connection gets back by itself what a stream that ends still holds.
+                Poll::Ready(None) => self.trailers_next = true,
+                Poll::Pending => {
+                    self.release();
+                    return Poll::Pending;
+                }
             }
         }
         match ready!(self.recv.poll_trailers(cx)) {
             Ok(trailers) => Poll::Ready(trailers.map(|t| Ok(Frame::trailers(t)))),
             Err(error) => self.poll_failed(error, cx),
+        }
+    }
+
+    /// Makes room in the window for as much as the caller has read: it has come back for more.
+    fn release(&mut self) {
+        let read = std::mem::take(&mut self.in_hand);
+        if read > 0 {
+            // It fails only when the stream has ended, and then there is nothing to release.
+            let _ = self.recv.flow_control().release_capacity(read);
         }
     }
 
