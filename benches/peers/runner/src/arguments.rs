@@ -15,6 +15,7 @@ scripts/bench-peers: what a call costs through tonic-fleet and through its peers
   --rounds N             rounds that count, each contender in turn in each (5)
   --millis N             how long a round is (700)
   --out DIR              where report.json and the plots go (target/peers/report)
+  --scenario             instead: eight servers, one slow, one dying, one joining, as each contender's callers see it
   --plots DIR            puts the plots that the README shows there as well";
 
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Arguments {
     pub help: bool,
     /// Only look whether the arguments are right.
     pub check: bool,
+    pub scenario: bool,
     pub cases: Vec<Case>,
     pub peers: Option<Vec<String>>,
     pub rounds: usize,
@@ -38,6 +40,7 @@ impl Arguments {
         let mut parsed = Self {
             help: false,
             check: false,
+            scenario: false,
             cases: Vec::new(),
             peers: None,
             rounds: 5,
@@ -56,6 +59,7 @@ impl Arguments {
             match word.as_str() {
                 "--help" | "-h" => parsed.help = true,
                 "--check" => parsed.check = true,
+                "--scenario" => parsed.scenario = true,
                 "--quick" => quick = true,
                 "--full" => full = true,
                 "--case" => parsed.cases.push(value()?.parse()?),
@@ -70,6 +74,11 @@ impl Arguments {
                 "--plots" => parsed.plots = Some(value()?.into()),
                 _ => return Err(format!("{word} means nothing here; --help says what does")),
             }
+        }
+        if parsed.scenario && (quick || full || !parsed.cases.is_empty()) {
+            return Err(
+                "--scenario has no cases: say it without --quick, --full and --case".into(),
+            );
         }
         match (parsed.cases.is_empty(), quick, full) {
             (false, false, false) => {}
@@ -109,6 +118,10 @@ mod tests {
             (
                 "--rounds many",
                 "--rounds takes a number above zero, not \"many\"",
+            ),
+            (
+                "--scenario --quick",
+                "--scenario has no cases: say it without --quick, --full and --case",
             ),
             ("--quick --full", "say one of --quick, --full and --case"),
             (

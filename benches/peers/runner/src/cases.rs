@@ -35,16 +35,23 @@ impl Case {
 
     /// For a person to read.
     pub fn title(&self) -> String {
-        let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         format!(
             "{} echo of {}, {}, {}, {} server",
-            self.work.name(),
+            match self.work {
+                Work::Unary => "Unary",
+                Work::Stream => "Stream",
+            },
             size(self.bytes),
             many(self.servers, "server"),
             many(self.callers, "caller"),
             self.server
         )
     }
+}
+
+/// `1 server`, `4 servers`.
+pub fn many(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// `16 B`, `4 KiB`, `1 MiB`.

@@ -1,13 +1,13 @@
 //! Everybody in turn, round by round, so that what the machine does meanwhile hits all alike.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use load::{Failure, Figures};
 use serde::Serialize;
 
 use crate::{
     arguments::Arguments,
-    cases::Case,
+    cases::{Case, many},
     contender::{Contender, Servers},
     peers::{BASE, Peer},
     report,
@@ -42,6 +42,7 @@ pub struct Row {
 
 pub fn all(arguments: &Arguments, peers: &[Peer]) -> Result<Vec<Compared>, Failure> {
     let count = arguments.cases.len();
+    println!("{}", budget(arguments, peers));
     let mut compared = Vec::new();
     for (n, case) in arguments.cases.iter().enumerate() {
         let result = one(
@@ -54,6 +55,25 @@ pub fn all(arguments: &Arguments, peers: &[Peer]) -> Result<Vec<Compared>, Failu
         compared.push(result);
     }
     Ok(compared)
+}
+
+/// What is about to be run, and how long that takes.
+fn budget(arguments: &Arguments, peers: &[Peer]) -> String {
+    let (cases, rounds) = (arguments.cases.len(), arguments.rounds);
+    let contenders = |case: &Case| peers.iter().filter(|peer| peer.can(case.servers)).count();
+    let turns: usize = arguments.cases.iter().map(contenders).sum();
+    // One round more warms up, another counts allocations; starting takes a moment as well.
+    let each = arguments.round * u32::try_from(rounds + 2).unwrap_or(u32::MAX);
+    let all = (each + Duration::from_millis(200)) * u32::try_from(turns).unwrap_or(u32::MAX);
+    let minutes = usize::try_from(all.as_secs().div_ceil(60)).unwrap_or(usize::MAX);
+    format!(
+        "{}, {}, {} of {} ms: about {}",
+        many(cases, "case"),
+        many(peers.len(), "contender"),
+        many(rounds, "round"),
+        arguments.round.as_millis(),
+        many(minutes, "minute")
+    )
 }
 
 /// A contender and what it has shown so far; after something went wrong, what that was.
@@ -71,7 +91,7 @@ fn one(
     place: &str,
 ) -> Result<Compared, Failure> {
     let servers = Servers::start(case.server, case.servers)?;
-    let can = |peer: &&Peer| peer.servers.is_none_or(|most| case.servers <= most);
+    let can = |peer: &&Peer| peer.can(case.servers);
     let turn = |peer: &Peer| Turn {
         peer: *peer,
         state: Contender::start(peer, &servers.addresses).map_err(|error| error.to_string()),

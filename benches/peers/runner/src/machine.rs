@@ -52,6 +52,21 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// For the foot of a picture.
+    pub fn line(&self) -> String {
+        let Self {
+            cores,
+            cpu,
+            kernel,
+            load,
+            commit,
+            ..
+        } = self;
+        format!("{cores} cores of {cpu}, {kernel}, load {load} at the start; commit {commit}")
+    }
+}
+
 fn said_by(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let said = output

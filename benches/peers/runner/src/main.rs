@@ -6,7 +6,9 @@ mod compare;
 mod contender;
 mod machine;
 mod peers;
+mod plot;
 mod report;
+mod scenario;
 
 use std::process::ExitCode;
 
@@ -45,7 +47,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     for (peer, why) in &peers.left_out {
         println!("left out: {peer}: {why}");
     }
-    std::fs::create_dir_all(&arguments.out)?;
+    if arguments.scenario {
+        return scenario::run(arguments, &machine, peers);
+    }
     let results = compare::all(arguments, &peers.here)?;
     report::write(arguments, machine, peers, results)
 }

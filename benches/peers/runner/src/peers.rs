@@ -19,12 +19,23 @@ pub struct Peer {
     pub note: &'static str,
 }
 
+impl Peer {
+    pub fn can(&self, servers: usize) -> bool {
+        self.servers.is_none_or(|most| servers <= most)
+    }
+
+    /// Whether it balances between servers that come and go.
+    pub fn follows(&self) -> bool {
+        self.servers.is_none() && self.program != "peer-h2"
+    }
+}
+
 /// Others are compared with this one.
 pub const BASE: &str = "balance";
 /// Who this is all about.
 pub const OURS: &str = "fleet";
 
-const ALL: &[Peer] = &[
+pub const ALL: &[Peer] = &[
     Peer {
         name: OURS,
         title: "tonic-fleet",
@@ -52,6 +63,27 @@ const ALL: &[Peer] = &[
         program: "peer-tonic",
         servers: None,
         note: "over tonic Channels, shared through a Buffer",
+    },
+    Peer {
+        name: "ginepro",
+        title: "ginepro",
+        program: "peer-ginepro",
+        servers: None,
+        note: "asks for changes every second, which would be ten unless said",
+    },
+    Peer {
+        name: "volo",
+        title: "volo-grpc",
+        program: "peer-volo",
+        servers: None,
+        note: "its own codec, weighted random",
+    },
+    Peer {
+        name: "grpc",
+        title: "grpc (official)",
+        program: "peer-grpc",
+        servers: Some(1),
+        note: "as published: its round robin cannot be had from outside, nor can TCP_NODELAY",
     },
     Peer {
         name: "codec",

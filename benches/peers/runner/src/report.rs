@@ -10,6 +10,7 @@ use crate::{
     compare::{Compared, Row},
     machine::Machine,
     peers::Peers,
+    plot,
 };
 
 pub fn print(compared: &Compared) {
@@ -76,11 +77,18 @@ pub fn write(
         peers,
         cases,
     };
+    fs::create_dir_all(&arguments.out)?;
+    for directory in [Some(&arguments.out), arguments.plots.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        plot::draw(&report.cases, &report.machine, directory)?;
+    }
     let path = arguments.out.join("report.json");
     fs::write(&path, serde_json::to_string_pretty(&report)?)?;
     println!(
         "\nratios are to tonic balance_channel, round by round; CPU and allocations are the client's, a call"
     );
-    println!("{}", path.display());
+    println!("{} and pictures beside it", path.display());
     Ok(())
 }
