@@ -15,6 +15,7 @@ use std::{
 };
 
 use clinic::{Clinic, Patient, SOON, ask, becomes, builder};
+use echo::Echo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -173,6 +174,32 @@ async fn polling_finds_who_is_unwell_and_who_is_well_again() {
     clinic.patients[1].says(Serving).await;
 
     becomes(&channel, 2).await;
+}
+
+#[tokio::test]
+async fn a_server_whose_connection_is_full_of_calls_is_not_unwell() {
+    let slow = Echo::new("s0").delay(Duration::from_millis(700));
+    let patient = Patient::allowing("s0", slow, Some(1)).await;
+    let quick = Checks::new(Grpc::check("echo"))
+        .every(Duration::from_millis(20))
+        .timeout(Duration::from_millis(50));
+    let servers = Fixed::new([patient.instance.clone()]);
+    let channel = Channel::over("echo".parse().unwrap(), servers);
+    let channel = channel.health(quick).build().unwrap();
+    becomes(&channel, 1).await;
+    let mut events = channel.events();
+
+    let calls = (0..3).map(|_| ask(&channel));
+    let answers = futures_util::future::join_all(calls).await;
+
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let unwell =
+        async { while !matches!(clinic::next(&mut events).await, Event::Unhealthy(..)) {} };
+    assert!(
+        timeout(Duration::ZERO, unwell).await.is_err(),
+        "{}",
+        channel.view()
+    );
 }
 
 /// An HTTP server that answers 200 or 503.

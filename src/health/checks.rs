@@ -13,12 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{
-    Grpc, Probe, Tell, Verdict, Watchdog,
-    grpc::{self, Over},
-    poll::poll,
-    rule::Rule,
-};
+use super::{Grpc, Probe, Tell, Verdict, Watchdog, over::Over, poll::poll, rule::Rule};
 use crate::{Address, Error, ErrorKind, Instance, InstanceId, Result, transport::Connection};
 
 /// How servers are asked whether they are well.
@@ -243,7 +238,7 @@ impl Task {
         told: watch::Sender<Verdict>,
     ) {
         let tell = |verdict| drop(told.send_replace(verdict));
-        let ask = || probe.probe(&instance);
+        let ask = || async { Some(probe.probe(&instance).await) };
         let asking = poll(&self.inner.rule, &self.inner.gate, &tell, ask);
         let unwanted = async {
             loop {
@@ -326,12 +321,12 @@ pub(crate) async fn follow_over(
     connection: Connection,
     tell: &Tell<'_>,
 ) {
-    follow(checks, instance, grpc::over(connection), tell).await;
+    follow(checks, instance, Over::Connection(connection), tell).await;
 }
 
 /// As [`follow`], over a connection of its own, made when it is needed.
 pub(crate) async fn follow_at(checks: &[Checks], instance: &Arc<Instance>, tell: &Tell<'_>) {
-    follow(checks, instance, grpc::line(Arc::clone(instance)), tell).await;
+    follow(checks, instance, Over::line(Arc::clone(instance)), tell).await;
 }
 
 fn together(verdicts: &[Verdict]) -> Verdict {
@@ -386,7 +381,7 @@ mod tests {
     }
 
     fn nowhere() -> Over {
-        grpc::line(instance("nowhere"))
+        Over::line(instance("nowhere"))
     }
 
     /// Follows for so many seconds, and says what was told.

@@ -1,34 +1,20 @@
 //! Asking a server as gRPC has it: `grpc.health.v1.Health`.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, future::BoxFuture};
 use http::{Request, Response, uri::PathAndQuery};
-use tokio::{
-    sync::Notify,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tonic::{Code, Status, body::Body};
-use tower::{
-    BoxError, Service,
-    util::{BoxCloneSyncService, MapErr},
-};
+use tower::{BoxError, Service};
 
 use super::{
     Tell, Verdict,
     checks::Inner,
     codec::{Messages, Says},
+    over::{Over, Turn},
     poll::poll,
 };
-use crate::{
-    Backoff, Error, ErrorKind, Instance, Result,
-    transport::{Connection, Dialer, Outgoing, Settings, Tcp, Told},
-};
+use crate::{Backoff, Error, ErrorKind, Result};
 
 /// Asks the server's own health service, over the connection that its calls take.
 ///
@@ -61,11 +47,10 @@ enum How {
     Check,
 }
 
-/// What requests go over.
-pub(super) type Over = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
-
 impl Grpc {
-    /// One stream per connection, on which the server says so at once when something changes (gRFC A17).
+    /// One stream per endpoint, on which the server says so at once when something changes (gRFC A17).
+    ///
+    /// It takes one of the calls that the server allows at once on a connection.
     pub fn watch(service: impl Into<Arc<str>>) -> Self {
         Self::new(service.into(), How::Watch)
     }
@@ -92,8 +77,7 @@ impl Grpc {
         S::Future: Send + 'static,
         S::Error: Into<BoxError> + 'static,
     {
-        let server = MapErr::new(server, |error: S::Error| Status::from_error(error.into()));
-        self.of = Some(BoxCloneSyncService::new(server));
+        self.of = Some(Over::service(server));
         self
     }
 
@@ -103,7 +87,7 @@ impl Grpc {
         match self.how {
             How::Watch => self.watching(inner, over, tell).await,
             How::Check => {
-                let ask = || self.ask(inner, over.clone());
+                let ask = || self.ask(inner, &over);
                 poll(inner.rule(), inner.gate(), tell, ask).await;
             }
         }
@@ -114,7 +98,10 @@ impl Grpc {
         let mut backoff = Backoff::between(Duration::from_secs(1), Duration::from_secs(30));
         loop {
             let mut heard = false;
-            let ended = self.stream(inner, over.clone(), &mut heard, tell).await;
+            let ended = match over.turn().await {
+                Ok(turn) => self.stream(inner, turn, &mut heard, tell).await,
+                Err(away) => away,
+            };
             if ended.code() == Code::Unimplemented {
                 inner.say_once(&self.service);
                 return tell(Verdict::Healthy);
@@ -129,10 +116,10 @@ impl Grpc {
     }
 
     /// One stream, from its request to why it ended.
-    async fn stream(&self, inner: &Inner, over: Over, heard: &mut bool, tell: &Tell<'_>) -> Status {
+    async fn stream(&self, inner: &Inner, turn: Turn, heard: &mut bool, tell: &Tell<'_>) -> Status {
         let limit = inner.rule().timeout;
         let begin = async {
-            let mut client = tonic::client::Grpc::new(over);
+            let mut client = tonic::client::Grpc::new(turn);
             let request = tonic::Request::new(self.service.to_string());
             let begun = client.server_streaming(request, WATCH, Messages).await?;
             let mut says = begun.into_inner();
@@ -155,11 +142,13 @@ impl Grpc {
         Status::unavailable("the server ended the stream")
     }
 
-    async fn ask(&self, inner: &Inner, over: Over) -> Result<()> {
-        let mut client = tonic::client::Grpc::new(over);
+    /// None when there is no room for a question on the connection: a busy server is no unwell one.
+    async fn ask(&self, inner: &Inner, over: &Over) -> Option<Result<()>> {
+        let turn = over.try_turn()?;
+        let mut client = tonic::client::Grpc::new(turn);
         let mut request = tonic::Request::new(self.service.to_string());
         request.set_timeout(inner.rule().timeout);
-        match client.unary(request, CHECK, Messages).await {
+        Some(match client.unary(request, CHECK, Messages).await {
             Ok(word) => match self.verdict(word.into_inner()) {
                 Verdict::Unhealthy(why) => Err(why),
                 _ => Ok(()),
@@ -169,7 +158,7 @@ impl Grpc {
                 Ok(())
             }
             Err(status) => Err(self.failed(&status)),
-        }
+        })
     }
 
     fn verdict(&self, word: Says) -> Verdict {
@@ -193,108 +182,6 @@ impl Grpc {
 const WATCH: PathAndQuery = PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
 const CHECK: PathAndQuery = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
 
-/// Over this connection.
-pub(super) fn over(connection: Connection) -> Over {
-    BoxCloneSyncService::new(Wire(connection))
-}
-
-/// Over a connection of its own to this instance, made when it is needed.
-pub(super) fn line(instance: Arc<Instance>) -> Over {
-    let dialer = Dialer::new(Arc::new(Tcp::default()), None, Settings::default());
-    BoxCloneSyncService::new(Line(Arc::new(Way {
-        dialer,
-        instance,
-        connection: Mutex::default(),
-    })))
-}
-
-#[derive(Clone)]
-struct Wire(Connection);
-
-impl Service<Request<Body>> for Wire {
-    type Response = Response<Body>;
-    type Error = Status;
-    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let connection = self.0.clone();
-        async move { send(&connection, request).await }.boxed()
-    }
-}
-
-#[derive(Clone)]
-struct Line(Arc<Way>);
-
-struct Way {
-    dialer: Dialer,
-    instance: Arc<Instance>,
-    connection: Mutex<Option<Connection>>,
-}
-
-impl Way {
-    async fn connection(&self) -> Result<Connection> {
-        let known = self.current().clone().filter(Connection::accepts);
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let (connection, driver) = self.dialer.dial(&self.instance).await?;
-        // Ends by itself when the last who has the connection, or a stream over it, has gone. And a server
-        // that stops waits for its streams to end, which a watch would not.
-        tokio::spawn(async move {
-            let leaving = Notify::new();
-            let told = |told| {
-                if matches!(told, Told::GoingAway(_)) {
-                    leaving.notify_one();
-                }
-            };
-            tokio::select! {
-                _ = driver.run(told) => {}
-                () = leaving.notified() => {}
-            }
-        });
-        *self.current() = Some(connection.clone());
-        Ok(connection)
-    }
-
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
-        // Each write is whole.
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Service<Request<Body>> for Line {
-    type Response = Response<Body>;
-    type Error = Status;
-    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let way = Arc::clone(&self.0);
-        async move {
-            let away = |error: Error| Status::unavailable(error.chain());
-            let connection = way.connection().await.map_err(away)?;
-            send(&connection, request).await
-        }
-        .boxed()
-    }
-}
-
-async fn send(connection: &Connection, request: Request<Body>) -> Result<Response<Body>, Status> {
-    let mut call = Outgoing::new(request);
-    let sent = connection.call(&mut call).await;
-    let response = sent.map_err(Status::from)?;
-    Ok(response.map(Body::new))
-}
-
 impl fmt::Debug for Grpc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grpc")
@@ -308,14 +195,21 @@ impl fmt::Debug for Grpc {
 mod tests {
     use std::{
         convert::Infallible,
-        sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        task::{Context, Poll},
     };
 
     use tokio::time::Instant;
     use tonic_health::{ServingStatus, server::health_reporter};
 
     use super::*;
-    use crate::health::{Checks, follow_at};
+    use crate::{
+        Instance,
+        health::{Checks, follow_at},
+    };
 
     /// Follows for so many seconds, and says what was told, and when.
     async fn told(grpc: Grpc, secs: u64) -> Vec<(u64, &'static str)> {
@@ -333,11 +227,11 @@ mod tests {
     }
 
     /// A server that ends each call with this code, and counts them.
-    fn failing(code: Code, calls: &Arc<AtomicUsize>) -> Over {
+    fn failing(grpc: Grpc, code: Code, calls: &Arc<AtomicUsize>) -> Grpc {
         let calls = Arc::clone(calls);
-        BoxCloneSyncService::new(tower::service_fn(move |_| {
+        grpc.of(tower::service_fn(move |_| {
             calls.fetch_add(1, SeqCst);
-            async move { Ok(Status::new(code, "no").into_http::<Body>()) }
+            async move { Ok::<_, Infallible>(Status::new(code, "no").into_http()) }
         }))
     }
 
@@ -387,9 +281,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_without_a_health_service_counts_as_healthy_and_is_asked_no_more() {
         let calls = Arc::new(AtomicUsize::new(0));
-        let server = failing(Code::Unimplemented, &calls);
+        let grpc = failing(Grpc::watch(""), Code::Unimplemented, &calls);
 
-        let told = told(Grpc::watch("").of(server), 600).await;
+        let told = told(grpc, 600).await;
 
         assert_eq!(told, [(0, "healthy")]);
         assert_eq!(calls.load(SeqCst), 1);
@@ -398,9 +292,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_whose_health_service_fails_is_unwell_and_asked_less_and_less() {
         let calls = Arc::new(AtomicUsize::new(0));
-        let server = failing(Code::Internal, &calls);
+        let grpc = failing(Grpc::watch(""), Code::Internal, &calls);
 
-        let told = told(Grpc::watch("").of(server), 600).await;
+        let told = told(grpc, 600).await;
 
         assert_eq!(told, [(0, "unhealthy")]);
         let calls = calls.load(SeqCst);
@@ -479,8 +373,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_check_of_a_server_without_a_health_service_counts_as_healthy() {
-        let server = failing(Code::Unimplemented, &Arc::default());
+        let grpc = failing(Grpc::check(""), Code::Unimplemented, &Arc::default());
 
-        assert_eq!(told(Grpc::check("").of(server), 20).await, [(0, "healthy")]);
+        assert_eq!(told(grpc, 20).await, [(0, "healthy")]);
     }
 }

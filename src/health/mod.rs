@@ -24,6 +24,7 @@ mod checks;
 mod codec;
 mod grpc;
 mod http;
+mod over;
 mod places;
 mod poll;
 mod rule;

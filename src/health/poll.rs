@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{Error, ErrorKind, Result};
 
-/// Asks at once, and then every so often, for as long as it is polled. At the gate it waits its turn.
+/// Asks at once, and then every so often, for as long as it is polled. At the gate it waits its turn; none is
+/// no answer, neither good nor bad.
 pub(super) async fn poll<F>(rule: &Rule, gate: &Semaphore, tell: &Tell<'_>, ask: impl Fn() -> F)
 where
-    F: Future<Output = Result<()>>,
+    F: Future<Output = Option<Result<()>>>,
 {
     let mut tally = Tally::default();
     let mut wait = rule.first_wait();
@@ -23,9 +24,11 @@ where
             // Nobody closes it; and who holds a place has a time limit.
             let _turn = gate.acquire().await;
             let answer = timeout(rule.timeout, ask()).await;
-            answer.unwrap_or_else(|_| Err(late(rule)))
+            answer.unwrap_or_else(|_| Some(Err(late(rule))))
         };
-        if tally.hear(answer.is_ok(), rule) {
+        if let Some(answer) = answer
+            && tally.hear(answer.is_ok(), rule)
+        {
             tell(answer.map_or_else(Verdict::Unhealthy, |()| Verdict::Healthy));
         }
         sleep(wait).await;
@@ -76,7 +79,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_falls_by_the_third_bad_answer_and_rises_by_the_second_good_one() {
+    async fn a_server_falls_by_the_third_bad_answer_and_rises_by_the_second_good_one_and_none_is_neither()
+     {
         let (rule, gate) = (Rule::default(), Semaphore::new(1));
         let asked = AtomicUsize::new(0);
         let heard = Mutex::new(Vec::new());
@@ -86,13 +90,12 @@ mod tests {
         };
         let ask = || {
             let nth = asked.fetch_add(1, SeqCst) + 1;
-            async move {
-                if (5..=10).contains(&nth) {
-                    Err(unwell())
-                } else {
-                    Ok(())
-                }
-            }
+            let answer = match nth {
+                6 => None,
+                5..=10 => Some(Err(unwell())),
+                _ => Some(Ok(())),
+            };
+            async { answer }
         };
 
         let _ = timeout(Duration::from_secs(100), poll(&rule, &gate, &tell, ask)).await;
@@ -100,7 +103,7 @@ mod tests {
         let heard = heard.lock().unwrap();
         assert_eq!(
             heard[..],
-            [(1, "healthy"), (7, "unhealthy"), (12, "healthy")]
+            [(1, "healthy"), (8, "unhealthy"), (12, "healthy")]
         );
     }
 
@@ -114,7 +117,7 @@ mod tests {
             asked.fetch_add(1, SeqCst);
             sleep(Duration::from_millis(50)).await;
             now.fetch_sub(1, SeqCst);
-            Ok(())
+            Some(Ok(()))
         };
         let tell = |_| {};
 

@@ -181,6 +181,7 @@ impl Connection {
     /// # Cancel safety
     ///
     /// Dropping the future cancels the call: the server is told by a reset of its stream.
+    #[cfg(any(test, feature = "etcd"))]
     pub(crate) async fn call(&self, call: &mut Outgoing) -> Result<Response<Incoming>, Failure> {
         match self.slot().await {
             Some(slot) => self.call_in(slot, call).await,

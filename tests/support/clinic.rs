@@ -63,8 +63,14 @@ impl Clinic {
 impl Patient {
     pub async fn new(id: &str, delay: Duration) -> Self {
         let echo = Echo::new(id).delay(delay);
+        Self::allowing(id, echo, None).await
+    }
+
+    /// One that allows so many calls at once on a connection.
+    pub async fn allowing(id: &str, echo: Echo, calls: Option<u32>) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();
         let router = Server::builder()
+            .max_concurrent_streams(calls)
             .add_service(EchoServer::new(echo.clone()))
             .add_service(health);
         let patient = Self::serving(id, echo, reporter, router).await;
