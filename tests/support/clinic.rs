@@ -8,7 +8,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -22,6 +25,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
     Status,
+    service::interceptor::InterceptedService,
     transport::{Server, server::Router},
 };
 use tonic_fleet::{Builder, Channel, Event, Events, Instance, ServedBy, resolve::Fixed};
@@ -40,6 +44,8 @@ pub struct Clinic {
 pub struct Patient {
     pub instance: Instance,
     pub echo: Echo,
+    /// How often it was asked how it is; a watch is one question.
+    pub asked: Arc<AtomicUsize>,
     reporter: HealthReporter,
     stop: CancellationToken,
     serving: AbortOnDropHandle<()>,
@@ -69,11 +75,18 @@ impl Patient {
     /// One that allows so many calls at once on a connection.
     pub async fn allowing(id: &str, echo: Echo, calls: Option<u32>) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();
+        let asked = Arc::<AtomicUsize>::default();
+        let counter = Arc::clone(&asked);
+        let count = move |request| {
+            counter.fetch_add(1, SeqCst);
+            Ok(request)
+        };
         let router = Server::builder()
             .max_concurrent_streams(calls)
             .add_service(EchoServer::new(echo.clone()))
-            .add_service(health);
+            .add_service(InterceptedService::new(health, count));
         let patient = Self::serving(id, echo, reporter, router).await;
+        let patient = Self { asked, ..patient };
         patient.says(ServingStatus::Serving).await;
         patient
     }
@@ -98,6 +111,7 @@ impl Patient {
         Self {
             instance: instance.unwrap(),
             echo,
+            asked: Arc::default(),
             reporter,
             stop,
             serving: AbortOnDropHandle::new(serving),
