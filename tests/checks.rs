@@ -1,10 +1,12 @@
-//! Servers that say whether they are well, and what becomes of calls and registrations then. Real sockets.
+//! Servers that say whether they are well, and what becomes of calls then.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 #[path = "support/clinic.rs"]
 mod clinic;
 #[path = "../examples/echo/mod.rs"]
 mod echo;
+#[path = "support/net.rs"]
+mod net;
 
 use std::{
     sync::{
@@ -16,15 +18,16 @@ use std::{
 
 use clinic::{Clinic, Patient, SOON, ask, becomes, builder};
 use echo::Echo;
+use net::{ByHand, Net};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
     time::{Instant, sleep, timeout},
 };
 use tonic_fleet::{
-    Builder, Channel, Event, Instance, State,
+    Builder, Channel, Error, ErrorKind, Event, Instance, State,
     health::{self, Checks, Grpc, Http, Probe, Probing, Tcp},
-    resolve::Fixed,
+    resolve::{Change, Fixed},
 };
 use tonic_health::ServingStatus::{NotServing, Serving};
 
@@ -200,6 +203,57 @@ async fn a_server_whose_connection_is_full_of_calls_is_not_unwell() {
         "{}",
         channel.view()
     );
+}
+
+/// All are well but those named here.
+struct But(Arc<Mutex<Vec<&'static str>>>);
+
+impl Probe for But {
+    fn probe<'a>(&'a self, instance: &'a Instance) -> Probing<'a> {
+        let unwell = self.0.lock().unwrap().contains(&instance.id.as_str());
+        let what = Error::new(ErrorKind::Unavailable, "named");
+        Box::pin(async move { if unwell { Err(what) } else { Ok(()) } })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_set_in_a_storm_of_changes_is_rid_of_an_unwell_server_at_once() {
+    let net = Net::default();
+    let all: Vec<_> = (0..300).map(|n| net.serve(&format!("s{n}"))).collect();
+    let (registry, resolve) = ByHand::new();
+    let instance = |n: usize| Arc::new(all[n].instance.clone());
+    registry.reset((0..300).map(instance));
+    let unwell = Arc::<Mutex<Vec<_>>>::default();
+    let quick = Checks::new(But(Arc::clone(&unwell))).every(Duration::from_millis(20));
+    let channel = Channel::over("echo".parse().unwrap(), resolve)
+        .connect_with(net)
+        .health(quick.fall(1).at_once(300))
+        .build()
+        .unwrap();
+    becomes(&channel, 300).await;
+    let mut events = channel.events();
+    let storm = async {
+        for n in 1.. {
+            let changed = all[n % 299 + 1].instance.clone().weight(n as u32 % 9 + 1);
+            registry.delta([Change::Put(Arc::new(changed))]);
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let told = async {
+        sleep(Duration::from_secs(1)).await;
+        unwell.lock().unwrap().push("s0");
+        while !matches!(clinic::next(&mut events).await, Event::Unhealthy(..)) {}
+    };
+
+    tokio::select! {
+        () = storm => {}
+        () = told => {}
+    }
+
+    let view = channel.view();
+    let ready = view.ready();
+    assert_eq!(ready.len(), 299);
+    assert!(ready.iter().all(|e| e.id().as_str() != "s0"));
 }
 
 /// An HTTP server that answers 200 or 503.

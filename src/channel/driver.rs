@@ -127,9 +127,15 @@ impl Running {
 
     fn judge(&mut self) {
         let now = Instant::now();
+        let mut unwell = false;
         for (id, verdict) in self.driver.checking.take() {
+            unwell |= !verdict.is_healthy();
             let steps = self.set.judged(&id, verdict, now);
             self.take(steps);
+        }
+        if unwell {
+            // No view is held back that keeps calls from where they are not wanted.
+            self.publish();
         }
     }
 
