@@ -25,7 +25,7 @@ use tonic_fleet::{
     State,
     balance::{LeastLoaded, Random, RoundRobin, Weighted, WeightedRandom},
     resolve::{Change, Fixed, Publisher, Skipped},
-    transport::{Connect, Connecting},
+    transport::{Connect, Connecting, Windows},
 };
 
 fn greeter() -> ServiceName {
@@ -715,6 +715,9 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
     assert!(build(|b| b.timeout(Duration::ZERO)).contains("timeout"));
     assert!(build(|b| b.connect_timeout(Duration::ZERO)).contains("connect_timeout"));
     assert!(build(|b| b.keep_alive(Duration::ZERO, Duration::ZERO)).contains("keep_alive"));
+    assert!(build(|b| b.connections(0)).contains("connections"));
+    assert!(build(|b| b.idle_timeout(Duration::ZERO)).contains("idle_timeout"));
+    assert!(build(|b| b.windows(Windows::fixed(0, 1 << 20))).contains("windows"));
 }
 
 /// Panics at the first attempt.

@@ -246,6 +246,80 @@ async fn a_peer_that_breaks_every_call_is_called_less_and_less_often() {
     assert!((5..=20).contains(&dialled), "{dialled} dials in a minute");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_channel_without_calls_lets_go_of_its_connections_and_the_next_call_makes_them_again() {
+    let net = Net::default();
+    let [a, b] = ["a", "b"].map(|id| serve(&net, Server::builder(), id, Duration::ZERO));
+    let minute = Duration::from_secs(60);
+    let channel = over(&net, &[&a, &b]).idle_timeout(minute).build().unwrap();
+    channel.ready(2).await;
+    let mut client = EchoClient::new(channel.clone());
+    let open = client.bidirectional_streaming_echo(stream::pending()).await;
+
+    sleep(minute * 5).await;
+    assert_eq!((a.open(), b.open()), (1, 1), "an open stream is a call");
+    drop(open);
+    sleep(minute * 2).await;
+    assert_eq!((a.open(), b.open()), (0, 0));
+    let view = channel.view();
+    assert!(
+        view.ready().is_empty() && view.known()[0].state() == State::Idle,
+        "{view}"
+    );
+
+    ask(&channel).await.unwrap();
+    channel.ready(2).await;
+    assert_eq!((a.ever(), b.ever()), (2, 2));
+    for _ in 0..10 {
+        sleep(minute / 2).await;
+        ask(&channel).await.unwrap();
+    }
+    assert_eq!(
+        (a.ever(), b.ever()),
+        (2, 2),
+        "a call now and then keeps it awake"
+    );
+}
+
+/// Shakes hands, and freezes.
+#[derive(Debug)]
+struct Freezer;
+
+impl Connect for Freezer {
+    fn connect<'a>(&'a self, _: &'a Address) -> Connecting<'a> {
+        Box::pin(async {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move {
+                let _server: h2::server::Connection<_, bytes::Bytes> =
+                    h2::server::handshake(theirs).await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            Ok::<_, io::Error>(Box::new(ours) as _)
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_freezes_while_nobody_calls_is_noticed_if_that_is_asked_for() {
+    let second = Duration::from_secs(1);
+    let frozen = || {
+        let instance = Instance::at("10.0.0.1:1").unwrap();
+        Channel::over("echo".parse().unwrap(), Fixed::new([instance]))
+            .connect_with(Freezer)
+            .keep_alive(second, second)
+    };
+    let trusting = frozen().build().unwrap();
+    let asking = frozen().keep_alive_while_idle().build().unwrap();
+    trusting.ready(1).await;
+    asking.ready(1).await;
+    let mut events = asking.events();
+
+    let event = timeout(second * 3, events.next()).await;
+
+    assert!(matches!(event, Ok(Some(Event::Lost(..)))), "{event:?}");
+    assert_eq!(trusting.view().ready().len(), 1);
+}
+
 fn never(never: std::convert::Infallible) -> Status {
     match never {}
 }

@@ -20,7 +20,7 @@ use crate::{
     endpoint::Limits,
     health::Checks,
     resolve::{self, Resolve},
-    transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls},
+    transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
 };
 
 /// Makes a [`Channel`]. Every setting has a default that suits a fleet in one data centre.
@@ -37,6 +37,8 @@ pub struct Builder {
     patience: Duration,
     timeout: Option<Duration>,
     drain: Option<Duration>,
+    keep_alive_while_idle: bool,
+    idle: Option<Duration>,
     tls: Option<Tls>,
     checks: Vec<Checks>,
 }
@@ -84,6 +86,8 @@ impl Builder {
             patience: Duration::from_secs(5),
             timeout: None,
             drain: None,
+            keep_alive_while_idle: false,
+            idle: None,
             tls: None,
             checks: Vec::new(),
         }
@@ -163,6 +167,35 @@ impl Builder {
             timeout: countable(timeout),
             ..KeepAlive::default()
         });
+        self
+    }
+
+    /// Asks connections without a call for a sign of life, too. Not, unless set: then a server that froze
+    /// is noticed by the first call that goes there, or when it leaves the registry. With it every idle
+    /// connection costs a ping in each interval, and a server that dislikes them hangs up.
+    pub fn keep_alive_while_idle(mut self) -> Self {
+        self.keep_alive_while_idle = true;
+        self
+    }
+
+    /// Lets go of all connections after this time without a call, or up to twice that; the next call makes
+    /// them again. Never, unless set.
+    ///
+    /// For programs that call now and then and must not hold thousands of connections meanwhile. The call
+    /// that wakes the channel waits for the first connection, and the servers get all of them at once. The
+    /// registry is watched all the time; servers are not asked whether they are well, and those who take
+    /// endpoints from [`discover`](crate::discover) have none while the channel sleeps.
+    /// [`Channel::ready`] wakes it, too.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle = Some(countable(timeout));
+        self
+    }
+
+    /// How much a server may send before the caller has read it. 1 MiB for a stream and 2 MiB for a
+    /// connection, unless set: enough within a data centre, where a window that has to be learnt first
+    /// costs more than it saves. [`Windows::adaptive`] suits servers that are far away.
+    pub fn windows(mut self, windows: Windows) -> Self {
+        self.settings.windows = windows;
         self
     }
 
@@ -248,8 +281,11 @@ impl Builder {
     ///
     /// # Errors
     /// When a setting makes no sense, or there is no tokio runtime to live in.
-    pub fn build(self) -> Result<Channel, Error> {
+    pub fn build(mut self) -> Result<Channel, Error> {
         self.check()?;
+        if let Some(keep_alive) = &mut self.settings.keep_alive {
+            keep_alive.while_idle = self.keep_alive_while_idle;
+        }
         let runtime = tokio::runtime::Handle::try_current().map_err(|error| {
             Error::config("a channel is built outside a tokio runtime: build it in `#[tokio::main]` or inside `runtime.enter()`")
                 .because(error)
@@ -283,6 +319,7 @@ impl Builder {
             dialer: Arc::new(Dialer::new(self.connect, self.tls, self.settings)),
             limits: self.limits,
             drain: self.drain,
+            idle: self.idle,
             checking: Checking::new(self.checks),
             crowded,
             stop: stop.clone(),
@@ -302,6 +339,7 @@ impl Builder {
         }
         self.checks.iter().try_for_each(Checks::check)?;
         let refuse = |what: &str| Err(Error::config(what));
+        self.settings.windows.check()?;
         if self.limits.dials == 0 {
             return refuse("dials is 0: at least one connection must be made at a time");
         }
@@ -310,6 +348,9 @@ impl Builder {
         }
         if self.settings.connect_timeout.is_zero() {
             return refuse("connect_timeout is 0: no connection could ever be made");
+        }
+        if self.idle.is_some_and(|idle| idle.is_zero()) {
+            return refuse("idle_timeout is 0: no connection would last");
         }
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return refuse("timeout is 0: no call could ever succeed");

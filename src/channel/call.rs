@@ -298,10 +298,10 @@ impl<'a> Attempts<'a> {
 }
 
 /// A call that waits, for the channel's task to see.
-struct Waiting<'a>(&'a Shared);
+pub(super) struct Waiting<'a>(&'a Shared);
 
 impl<'a> Waiting<'a> {
-    fn begin(shared: &'a Shared) -> Self {
+    pub(super) fn begin(shared: &'a Shared) -> Self {
         shared.waiting.fetch_add(1, Ordering::SeqCst);
         shared.hurry.notify_one();
         Self(shared)

@@ -14,7 +14,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, View, checking::Checking};
+use super::{
+    Shared, View,
+    checking::Checking,
+    pace::{Pace, Rest},
+};
 use crate::{
     Endpoint, Endpoints, Error, ErrorKind, Event, InstanceId,
     balance::{LeastLoaded, Pick, Policy},
@@ -32,6 +36,8 @@ pub(super) struct Driver {
     /// How long calls in flight may go on at an endpoint that has left.
     pub(super) drain: Option<Duration>,
     pub(super) checking: Checking,
+    /// How long without a call until all connections are let go of.
+    pub(super) idle: Option<Duration>,
     /// Endpoints whose connections have no room; each at most once until it was seen to.
     pub(super) crowded: mpsc::UnboundedReceiver<InstanceId>,
     pub(super) stop: CancellationToken,
@@ -65,6 +71,7 @@ struct Running {
     driver: Driver,
     set: Set,
     pace: Pace,
+    rest: Option<Rest>,
     dials: HashMap<u64, AbortHandle>,
     /// The connections that take calls.
     links: HashMap<u64, Arc<Connection>>,
@@ -85,6 +92,7 @@ impl Driver {
         let running = Running {
             set: Set::new(self.limits.clone()),
             pace: Pace::new(),
+            rest: self.idle.map(Rest::new),
             dials: HashMap::new(),
             links: HashMap::new(),
             speak,
@@ -105,6 +113,12 @@ impl Running {
         loop {
             let due = self.set.next_due();
             let publish = self.pace.due();
+            let rest = self
+                .rest
+                .as_ref()
+                .map(|rest| rest.look)
+                .filter(|_| !self.set.is_asleep());
+            let hurried = publish.is_some() || self.set.is_asleep();
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = self.words.recv_many(&mut heard, BURST) => self.hear(&mut heard),
@@ -113,7 +127,8 @@ impl Running {
                 Some(id) = self.driver.crowded.recv() => self.crowded(&id),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
-                () = shared.hurry.notified(), if publish.is_some() => self.hurry(),
+                () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => self.rest(),
+                () = shared.hurry.notified(), if hurried => self.hurry(),
             }
             self.keep_pace();
         }
@@ -136,6 +151,25 @@ impl Running {
         if unwell {
             // No view is held back that keeps calls from where they are not wanted.
             self.publish();
+        }
+    }
+
+    /// Lets go of all connections when there was no call since it was last looked.
+    fn rest(&mut self) {
+        let endpoints = self.set.endpoints();
+        let calls = endpoints.iter().map(Endpoint::calls);
+        let calls = calls.fold(0, u64::wrapping_add);
+        let busy = endpoints.iter().any(|endpoint| endpoint.in_flight() > 0)
+            || self.driver.shared.waiting.load(Ordering::SeqCst) > 0;
+        let now = Instant::now();
+        if self
+            .rest
+            .as_mut()
+            .is_some_and(|rest| rest.is_over(calls, busy, now))
+        {
+            tracing::debug!(service = %self.driver.shared.service, "no calls; connections are let go of");
+            let steps = self.set.sleep(now);
+            self.take(steps);
         }
     }
 
@@ -303,6 +337,13 @@ impl Running {
     }
 
     fn hurry(&mut self) {
+        let waiting = self.driver.shared.waiting.load(Ordering::SeqCst) > 0;
+        if self.set.is_asleep() && waiting {
+            tracing::debug!(service = %self.driver.shared.service, "a call wakes the channel");
+            let steps = self.set.wake(Instant::now());
+            self.take(steps);
+            self.rest = self.driver.idle.map(Rest::new);
+        }
         if self.is_urgent() {
             self.publish();
         }
@@ -386,101 +427,5 @@ impl Drop for Voice {
         let cut_short = || Error::new(ErrorKind::Unavailable, "connecting was cut short");
         let why = self.why.take().unwrap_or_else(cut_short);
         self.say(News::Down(why));
-    }
-}
-
-/// How close views may follow each other: at once after a rest, further and further apart in a storm.
-#[derive(Debug)]
-struct Pace {
-    gap: Duration,
-    next: Option<Instant>,
-    rested: Option<Instant>,
-    pending: bool,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self {
-            gap: Self::LEAST,
-            next: None,
-            rested: None,
-            pending: false,
-        }
-    }
-
-    /// A view of so few costs less than a timer.
-    const SMALL: usize = 256;
-    const LEAST: Duration = Duration::from_millis(1);
-    const MOST: Duration = Duration::from_millis(500);
-    /// So long without a change is a rest; a busy machine may take as long between two of a storm.
-    const REST: Duration = Duration::from_millis(200);
-    /// A larger set has costlier views, and more changes to wait for.
-    const EACH: Duration = Duration::from_micros(100);
-
-    fn may(&self, now: Instant) -> bool {
-        self.next.is_none_or(|next| next <= now)
-    }
-
-    fn postpone(&mut self) {
-        self.pending = true;
-    }
-
-    /// When the postponed view is due.
-    fn due(&self) -> Option<Instant> {
-        self.next.filter(|_| self.pending)
-    }
-
-    fn published(&mut self, now: Instant, size: usize) {
-        self.pending = false;
-        if size <= Self::SMALL {
-            self.next = None;
-            return;
-        }
-        let most = (Self::EACH * u32::try_from(size).unwrap_or(u32::MAX)).min(Self::MOST);
-        let rested = self.rested.is_none_or(|rested| rested <= now);
-        self.gap = if rested {
-            Self::LEAST
-        } else {
-            (self.gap * 2).min(most)
-        };
-        self.next = Some(now + self.gap);
-        self.rested = Some(now + (self.gap * 2).max(Self::REST));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_storm_makes_few_views_and_the_first_word_after_a_rest_makes_one_at_once() {
-        let mut pace = Pace::new();
-        let mut now = Instant::now();
-        let mut views = 0;
-
-        for _ in 0..5_000 {
-            if pace.may(now) {
-                pace.published(now, 5_000);
-                views += 1;
-            } else {
-                pace.postpone();
-            }
-            now += Duration::from_micros(200);
-        }
-
-        assert!(views <= 12, "{views} views in a second");
-        assert!(pace.due().is_some());
-        assert!(pace.may(now + Pace::MOST));
-    }
-
-    #[test]
-    fn a_small_set_never_waits() {
-        let mut pace = Pace::new();
-        let now = Instant::now();
-
-        for _ in 0..100 {
-            pace.published(now, 100);
-            assert!(pace.may(now));
-        }
     }
 }

@@ -6,6 +6,7 @@ mod builder;
 mod call;
 mod checking;
 mod driver;
+mod pace;
 mod served;
 mod view;
 
@@ -145,6 +146,7 @@ impl Channel {
     /// Nobody need wait for this before calling: calls wait by themselves. It is for those who want all
     /// connections up before they say that they are.
     pub async fn ready(&self, at_least: usize) -> Arc<View> {
+        let _waiting = call::Waiting::begin(&self.shared);
         let mut view = self.view();
         while view.ready().len() < at_least {
             view = self.changed(view.number()).await;

@@ -85,6 +85,8 @@ pub(crate) struct Set {
     stale: Option<(Error, Instant)>,
     skipped: Vec<Skipped>,
     listed: bool,
+    /// Whether nobody is connected because nobody calls.
+    asleep: bool,
     steps: Vec<Step>,
     changed: bool,
 }
@@ -107,6 +109,7 @@ impl Set {
             stale: None,
             skipped: Vec::new(),
             listed: false,
+            asleep: false,
             steps: Vec::new(),
             changed: false,
         }

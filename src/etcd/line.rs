@@ -16,7 +16,7 @@ use tower::{BoxError, Service};
 
 use crate::{
     Error, Instance,
-    transport::{Connection, Dialer, Failure, KeepAlive, Outgoing, Settings, Tcp, Tls},
+    transport::{Connection, Dialer, Failure, KeepAlive, Outgoing, Settings, Tcp, Tls, Windows},
 };
 
 /// One connection to one member, made by the first who asks over it, and never made anew: when it is
@@ -45,8 +45,7 @@ pub(super) fn dialer(tls: Option<Tls>) -> Dialer {
             while_idle: false,
         }),
         // A list may be long, and is waited for.
-        stream_window: 4 << 20,
-        connection_window: 8 << 20,
+        windows: Windows::fixed(4 << 20, 8 << 20),
         ..Settings::default()
     };
     Dialer::new(Arc::new(Tcp::default()), tls, settings)

@@ -100,7 +100,8 @@ impl Dialer {
             rule.every = self.pace.of(rule.every);
             Pulse::new(rule)
         });
-        let driver = Driver::new(h2, shared, keep_alive, Arc::clone(&self.pace));
+        let adaptive = self.settings.windows.adaptive;
+        let driver = Driver::new(h2, shared, keep_alive, adaptive, Arc::clone(&self.pace));
         Ok((connection, driver))
     }
 
@@ -135,14 +136,14 @@ impl Dialer {
         builder
             .initial_max_send_streams(NO_SETTINGS_YET)
             .enable_push(false)
-            .initial_window_size(settings.stream_window)
-            .initial_connection_window_size(settings.connection_window)
+            .initial_window_size(settings.windows.stream)
+            .initial_connection_window_size(settings.windows.connection)
             .max_header_list_size(settings.max_header_list_size)
             // Streams that we cancelled, remembered for what the server had under way for them.
             .max_concurrent_reset_streams(256)
             // By default a thousand small messages that wait for a slow reader break the connection
             // for all. The windows bound them; this is what messages of ten bytes may cost in them.
-            .data_frame_budget(settings.connection_window as usize * 16);
+            .data_frame_budget(settings.windows.most() as usize * 16);
         builder
     }
 

@@ -24,6 +24,7 @@ use super::{
     Io,
     connection::Shared,
     keep_alive::{Act, Pulse},
+    windows::Estimate,
 };
 use crate::{Error, ErrorKind};
 
@@ -37,7 +38,11 @@ pub(crate) struct Driver {
     seen: usize,
     heard: Instant,
     going_away: bool,
-    pulse: Option<(Pulse, PingPong)>,
+    pings: Option<PingPong>,
+    pulse: Option<Pulse>,
+    estimate: Option<Estimate>,
+    /// A window for streams that the peer could not be told yet.
+    window: Option<u32>,
     alarm: Alarm,
     end: Alarm,
     rest: Option<Rest>,
@@ -67,7 +72,7 @@ pub(super) struct Heard {
     traffic: Arc<Traffic>,
 }
 
-/// How often a byte stream has brought something, and has taken something along.
+/// How much a byte stream has brought, and how often it has taken something along.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     reads: AtomicUsize,
@@ -94,9 +99,10 @@ impl Driver {
         mut h2: H2,
         shared: Arc<Shared>,
         pulse: Option<Pulse>,
+        adaptive: bool,
         pace: Arc<Pace>,
     ) -> Self {
-        let pings = pulse.is_some().then(|| h2.ping_pong()).flatten();
+        let pings = (adaptive || pulse.is_some()).then(|| h2.ping_pong());
         Self {
             h2,
             seen: shared.traffic.reads(),
@@ -104,7 +110,10 @@ impl Driver {
             pace,
             heard: Instant::now(),
             going_away: false,
-            pulse: pulse.zip(pings),
+            pings: pings.flatten(),
+            pulse,
+            estimate: adaptive.then(Estimate::new),
+            window: None,
             alarm: Alarm::default(),
             end: Alarm::default(),
             rest: None,
@@ -149,7 +158,7 @@ impl Driver {
             if heard || (self.shared.quota.is_closed() && !self.going_away) {
                 self.observe(told, cx);
             }
-            if self.part() {
+            if self.part() || self.measure(heard, cx) {
                 continue;
             }
             if self.shared.quota.is_closed() && self.end.poll(cx).is_ready() {
@@ -224,12 +233,40 @@ impl Driver {
         false
     }
 
+    /// Sees to pongs, and to what they say about the windows; whether h2 has to be polled again for it.
+    fn measure(&mut self, heard: bool, cx: &mut Context<'_>) -> bool {
+        let Some(pings) = &mut self.pings else {
+            return false;
+        };
+        // The keep-alive reads nothing from a pong but that it may ping again; what counts is that bytes came.
+        let pong = pings.poll_pong(cx).is_ready();
+        let Some(estimate) = &mut self.estimate else {
+            return false;
+        };
+        let mut wider = false;
+        let bytes = self.shared.traffic.reads();
+        if pong && let Some(window) = estimate.answered(bytes, Instant::now()) {
+            self.h2.set_target_window_size(window);
+            self.window = Some(window);
+            wider = true;
+        }
+        if let Some(window) = self.window
+            && self.h2.set_initial_window_size(window).is_ok()
+        {
+            self.window = None;
+            wider = true;
+        }
+        let now = self.heard;
+        if heard && estimate.wants_ping(now) && pings.send_ping(Ping::opaque()).is_ok() {
+            estimate.asked(bytes, now);
+        }
+        wider
+    }
+
     fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        let Some((pulse, pings)) = &mut self.pulse else {
+        let (Some(pulse), Some(pings)) = (&mut self.pulse, &mut self.pings) else {
             return Poll::Pending;
         };
-        // Nothing is read from it but that it may be sent again; what counts is that bytes came.
-        let _ = pings.poll_pong(cx).is_ready();
         loop {
             let busy = self.shared.quota.open() > 0;
             match pulse.look(Instant::now(), self.heard, busy) {
@@ -377,8 +414,10 @@ impl AsyncRead for Heard {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.traffic.reads.fetch_add(1, Ordering::Relaxed);
+        let read = buf.filled().len() - before;
+        self.traffic.reads.fetch_add(read, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }

@@ -23,6 +23,7 @@ mod quota;
 mod sending;
 #[cfg(feature = "_tls")]
 mod tls;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use connect::{Connect, Connecting, Io, Tcp};
 pub(crate) use no_tls::Tls;
 #[cfg(feature = "_tls")]
 pub use tls::Tls;
+pub use windows::Windows;
 pub(crate) use {
     connection::{Connection, Failure, Peer, Slot},
     dial::{Dialer, race},
@@ -49,10 +51,8 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     /// How an unresponsive peer is noticed. `None` leaves it to deadlines and to the kernel.
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// How much a server may send on one stream before the caller reads it.
-    pub(crate) stream_window: u32,
-    /// The same for all streams of a connection together.
-    pub(crate) connection_window: u32,
+    /// How much a server may send before it is read.
+    pub(crate) windows: Windows,
     /// The most a response's metadata may take, as HTTP/2 counts it.
     pub(crate) max_header_list_size: u32,
     /// Sent with requests that bring no `user-agent` of their own.
@@ -66,8 +66,7 @@ impl Default for Settings {
         Self {
             connect_timeout: Duration::from_secs(5),
             keep_alive: Some(KeepAlive::default()),
-            stream_window: 1 << 20,
-            connection_window: 2 << 20,
+            windows: Windows::default(),
             max_header_list_size: 16 << 10,
             user_agent: HeaderValue::from_static(concat!(
                 "tonic-fleet/",

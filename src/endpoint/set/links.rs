@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     super::entry::{Next, Up},
-    Dial, Set, Step,
+    Dial, Entry, Set, Step,
 };
 use crate::{Error, Event, InstanceId, health::Verdict};
 
@@ -115,6 +115,36 @@ impl Set {
             self.steps.push(drain);
         }
         self.settle(now)
+    }
+
+    /// Nobody calls: all connections are let go of, and none is made until [`Set::wake`].
+    pub(crate) fn sleep(&mut self, now: Instant) -> Vec<Step> {
+        self.asleep = true;
+        for id in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.disconnect(&id);
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.redial.reset();
+                entry.vitals.links().relieve();
+                entry.show(now);
+            }
+            self.rank(&id);
+        }
+        self.settle(now)
+    }
+
+    /// Somebody calls: all are connected again.
+    pub(crate) fn wake(&mut self, now: Instant) -> Vec<Step> {
+        self.asleep = false;
+        let resting = |entry: &&Entry| entry.up.is_empty() && entry.next == Next::Rest;
+        let resting = self.entries.values().filter(resting);
+        for id in resting.map(|e| e.instance.id.clone()).collect::<Vec<_>>() {
+            self.enqueue(&id);
+        }
+        self.settle(now)
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep
     }
 
     /// The attempt that made the endpoint's oldest connection.
@@ -229,7 +259,7 @@ impl Set {
 
     /// Begins as many attempts as there is room for.
     pub(super) fn dial(&mut self, now: Instant) {
-        while self.dialling < self.limits.dials {
+        while self.dialling < self.limits.dials && !self.asleep {
             let Some(id) = self.queue.pop_front() else {
                 return;
             };

@@ -235,3 +235,25 @@ fn only_so_many_connect_at_a_time() {
 
     assert_eq!(scene.dials.len(), 4);
 }
+
+#[test]
+fn a_set_that_sleeps_has_no_connections_and_makes_none_until_it_wakes() {
+    let mut scene = Scene::connected("ab");
+    scene.down('b');
+    scene.seen();
+
+    let steps = scene.set.sleep(scene.now);
+    scene.note(steps);
+    scene.delta([Change::Put(instance('c'))]);
+    scene.wait(Duration::from_secs(600));
+
+    assert_eq!(scene.seen(), ["drain", "c added"]);
+    assert_eq!((scene.ready(), scene.known()), ("".into(), "abc".into()));
+    let steps = scene.set.wake(scene.now);
+    scene.note(steps);
+    let mut dials = scene.seen();
+    dials.sort();
+    assert_eq!(dials, ["dial a", "dial b", "dial c"]);
+    scene.up('a');
+    assert_eq!(scene.ready(), "a");
+}

@@ -67,7 +67,7 @@ async fn large_messages_go_both_ways_through_small_windows() {
         .initial_window_size(1_000)
         .initial_connection_window_size(65_535);
     let settings = Settings {
-        stream_window: 2_000,
+        windows: crate::transport::Windows::fixed(2_000, 1 << 20),
         ..Settings::default()
     };
     let (dialed, server) = served_by(small, settings).await;

@@ -21,6 +21,7 @@ use crate::{Address, Error, ErrorKind, Instance};
 mod calls;
 mod dialing;
 mod ends;
+mod far;
 mod hostile;
 mod storm;
 #[cfg(feature = "tls-ring")]
