@@ -173,7 +173,7 @@ impl tower::Service<http::Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Calling {
-        Box::pin(call::call(self.clone(), request))
+        call::call(self.clone(), request)
     }
 }
 

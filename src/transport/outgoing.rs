@@ -184,7 +184,8 @@ pub(super) struct Source {
 #[derive(Debug)]
 pub(super) enum Piece {
     Data(Bytes),
-    Trailers(HeaderMap),
+    /// In a box: hardly a request has any.
+    Trailers(Box<HeaderMap>),
     End,
 }
 
@@ -270,7 +271,7 @@ impl Source {
                     self.ended = true;
                     self.kept.forget();
                     if let Ok(trailers) = frame.into_trailers() {
-                        return Poll::Ready(Ok(Piece::Trailers(trailers)));
+                        return Poll::Ready(Ok(Piece::Trailers(Box::new(trailers))));
                     }
                 }
             }

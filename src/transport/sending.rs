@@ -46,7 +46,7 @@ impl Sending {
                     Piece::Data(data) => data,
                     Piece::Trailers(trailers) => {
                         // It fails only when the stream has ended, which the reading half reports.
-                        let _ = self.stream.send_trailers(trailers);
+                        let _ = self.stream.send_trailers(*trailers);
                         return Poll::Ready(Ok(()));
                     }
                     Piece::End => {
