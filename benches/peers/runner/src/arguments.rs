@@ -16,6 +16,7 @@ scripts/bench-peers: what a call costs through tonic-fleet and through its peers
   --millis N             how long a round is (700)
   --out DIR              where report.json and the plots go (target/peers/report)
   --scenario             instead: eight servers, one slow, one dying, one joining, as each contender's callers see it
+  --instructions         instead: how many instructions a call takes each; slow, and needs valgrind
   --plots DIR            puts the plots that the README shows there as well";
 
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct Arguments {
     /// Only look whether the arguments are right.
     pub check: bool,
     pub scenario: bool,
+    pub instructions: bool,
     pub cases: Vec<Case>,
     pub peers: Option<Vec<String>>,
     pub rounds: usize,
@@ -41,6 +43,7 @@ impl Arguments {
             help: false,
             check: false,
             scenario: false,
+            instructions: false,
             cases: Vec::new(),
             peers: None,
             rounds: 5,
@@ -59,6 +62,7 @@ impl Arguments {
             match word.as_str() {
                 "--help" | "-h" => parsed.help = true,
                 "--check" => parsed.check = true,
+                "--instructions" => parsed.instructions = true,
                 "--scenario" => parsed.scenario = true,
                 "--quick" => quick = true,
                 "--full" => full = true,
@@ -80,7 +84,12 @@ impl Arguments {
                 "--scenario has no cases: say it without --quick, --full and --case".into(),
             );
         }
+        if parsed.scenario && parsed.instructions {
+            return Err("say one of --scenario and --instructions".into());
+        }
         match (parsed.cases.is_empty(), quick, full) {
+            // Each takes minutes for a case.
+            (true, false, false) if parsed.instructions => parsed.cases = cases::quick(),
             (false, false, false) => {}
             (true, false, false) => parsed.cases = cases::usual(),
             (true, false, true) => parsed.cases = cases::full(),

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
+    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
@@ -22,12 +23,13 @@ const CLIENT_CORE: &str = "0";
 const SERVER_CORE: &str = "1";
 
 /// How long an answer may take, beyond the work that was asked for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A program that is spoken to in lines.
 struct Process {
     child: Child,
-    input: ChildStdin,
+    /// Closed when it is to end.
+    input: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
@@ -51,7 +53,7 @@ impl Process {
         });
         Ok(Self {
             child,
-            input,
+            input: Some(input),
             lines,
         })
     }
@@ -105,7 +107,23 @@ pub struct Contender(Process);
 
 impl Contender {
     pub fn start(peer: &Peer, servers: &[SocketAddr]) -> Result<Self, Failure> {
-        let mut command = Command::new(program(peer.program));
+        Self::open(Command::new(program(peer.program)), peer, servers)
+    }
+
+    /// Its instructions are counted, and stand in the log when it has ended.
+    pub fn counted(peer: &Peer, servers: &[SocketAddr], log: &Path) -> Result<Self, Failure> {
+        let mut command = Command::new("valgrind");
+        command.args([
+            "--tool=cachegrind",
+            "--cache-sim=no",
+            "--cachegrind-out-file=/dev/null",
+        ]);
+        command.arg(format!("--log-file={}", log.display()));
+        command.arg(program(peer.program));
+        Self::open(command, peer, servers)
+    }
+
+    fn open(mut command: Command, peer: &Peer, servers: &[SocketAddr]) -> Result<Self, Failure> {
         command.args([peer.name, CLIENT_CORE]);
         let mut contender = Self(Process::start(&mut command)?);
         contender.tell(&Ask::Open(servers.to_vec()))?;
@@ -142,8 +160,22 @@ impl Contender {
         self.hear(time + PATIENCE)
     }
 
+    /// Lets it end by itself.
+    pub fn end(mut self) -> Result<(), Failure> {
+        self.0.input = None;
+        match self.0.lines.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Disconnected) => {
+                self.0.child.wait()?;
+                Ok(())
+            }
+            Ok(line) => Err(format!("it said {line} at its end").into()),
+            Err(RecvTimeoutError::Timeout) => Err("it does not end".into()),
+        }
+    }
+
     pub fn tell(&mut self, ask: &Ask) -> Result<(), Failure> {
-        writeln!(self.0.input, "{}", serde_json::to_string(ask)?)?;
+        let input = self.0.input.as_mut().ok_or("it was told to end")?;
+        writeln!(input, "{}", serde_json::to_string(ask)?)?;
         Ok(())
     }
 

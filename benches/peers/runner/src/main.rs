@@ -4,6 +4,7 @@ mod arguments;
 mod cases;
 mod compare;
 mod contender;
+mod instructions;
 mod machine;
 mod peers;
 mod plot;
@@ -49,6 +50,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     if arguments.scenario {
         return scenario::run(arguments, &machine, peers);
+    }
+    if arguments.instructions {
+        return instructions::run(arguments, &machine, &peers.here);
     }
     let results = compare::all(arguments, &peers.here)?;
     report::write(arguments, machine, peers, results)

@@ -76,7 +76,7 @@ pub const ALL: &[Peer] = &[
         title: "volo-grpc",
         program: "peer-volo",
         servers: None,
-        note: "its own codec, weighted random",
+        note: "its own codec, weighted random; turns on tracing's log itself",
     },
     Peer {
         name: "grpc",
