@@ -49,6 +49,7 @@
 //! | [`balance`] | policies: which endpoint the next call goes to |
 //! | [`Channel`] | one call: wait, pick, send, pick again |
 //! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
+//! | [`codec`] | buffers that fit small messages |
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
 //! | [`register`] | the server's side: a registration that is kept |
 //!
@@ -66,6 +67,7 @@
 mod backoff;
 pub mod balance;
 mod channel;
+pub mod codec;
 pub mod discover;
 mod endpoint;
 mod error;
