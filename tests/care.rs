@@ -207,6 +207,44 @@ async fn those_who_are_to_be_told_hear_each_change_and_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_nobody_asks_is_well_until_it_leaves() {
+    let registry = Memory::default();
+    let (reporter, server) = health_reporter();
+    let hears = reporter.clone();
+    let registrar = registrar(&registry).tell(move |well| {
+        let (reporter, status) = (hears.clone(), if well { Serving } else { NotServing });
+        async move { reporter.set_service_status("echo", status).await }
+    });
+    let clients = Registrar::on(Memory::default()).check(false);
+    let seen = clients.health(Grpc::watch("echo").of(server));
+    let seen = register(seen).await;
+
+    let registration = register(registrar).await;
+    seen.until(State::Registered).await.unwrap();
+    registration.close().await.unwrap();
+    seen.until(State::Draining).await.unwrap();
+
+    let why = seen.unwell().unwrap().to_string();
+    assert!(why.contains("NOT_SERVING"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_hangs_when_told_does_not_keep_a_server_from_being_marked() {
+    let registry = Memory::default();
+    let mut told = Told::by(&registry).await;
+    let dog = Watchdog::new(Duration::from_secs(10));
+    let registrar = registrar(&registry).health(dog.clone());
+    let began = Instant::now();
+
+    let _registration = register(registrar.tell(|_| std::future::pending())).await;
+
+    told.serving(false).await;
+    told.serving(true).await;
+    told.serving(false).await;
+    assert_eq!(Instant::now() - began, Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_who_panics_when_told_does_not_keep_a_server_from_serving() {
     let registry = Memory::default();
     let mut told = Told::by(&registry).await;

@@ -151,7 +151,7 @@ fn used() -> Duration {
     each.iter().sum()
 }
 
-/// `cargo test --release --features full --test etcd_health -- --ignored --nocapture`
+/// `scripts/test heavy`
 #[tokio::test]
 #[ignore = "a thousand servers in one process, and half a minute of doing nothing"]
 async fn a_thousand_servers_that_are_watched_cost_little_while_nothing_changes() {
@@ -166,6 +166,8 @@ async fn a_thousand_servers_that_are_watched_cost_little_while_nothing_changes()
     let idle = (used() - before).as_secs_f64() / (Instant::now() - began).as_secs_f64();
     let (before, began) = (used(), Instant::now());
     restart(&mut etcd, &channel).await;
+    // Long enough for all to be asked anew, if they were.
+    sleep(Duration::from_secs(5)).await;
     let took = Instant::now() - began;
 
     let (now, per_cent) = (used() - before, idle * 100.0);
@@ -174,5 +176,5 @@ async fn a_thousand_servers_that_are_watched_cost_little_while_nothing_changes()
     );
     assert_eq!(asked(&clinic), 1000);
     assert!(idle < 0.03, "{per_cent:.2} %");
-    assert!(now < took.mul_f64(0.2), "{now:?} of CPU in {took:?}");
+    assert!(now < took.mul_f64(0.1), "{now:?} of CPU in {took:?}");
 }

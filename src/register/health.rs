@@ -20,8 +20,8 @@ pub(super) struct Care {
 
 type Tell = dyn Fn(bool) -> BoxFuture<'static, ()> + Send + Sync;
 
-/// How long telling that the server leaves may hold up its end.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long one telling may hold up the next.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Registrar {
     /// Ties registrations to what these checks say: an instance is announced when they say that it is well,
@@ -55,7 +55,8 @@ impl Registrar {
     }
 
     /// Tells whether a server is well each time that changes, and that it is not when it leaves: with
-    /// `tonic_health`, so that clients who watch hear it from the server, too. Nobody is told, unless set.
+    /// `tonic_health`, so that clients who watch hear it from the server, too. Without
+    /// [checks](Self::health) a server is well from its registration on. Nobody is told, unless set.
     ///
     /// Do not set the name that [`health`](Self::health) asks for: what was set to `NOT_SERVING` because of
     /// another check would then never be well again.
@@ -122,36 +123,41 @@ impl Care {
     /// Ends when the registration leaves, as it does when it is dropped.
     async fn run(self, ends: Arc<Ends>, own: Instance) {
         let own = Arc::new(own);
-        let (tell, mut told) = watch::channel(Verdict::Unknown);
+        let (tell, mut told) = watch::channel(self.checks.is_empty());
         let asking = async {
-            let tell = |verdict| drop(tell.send_replace(verdict));
+            let tell = |verdict: Verdict| {
+                ends.judge(&verdict);
+                tell.send_replace(verdict.is_healthy());
+            };
             follow_at(&self.checks, &own, &tell).await;
         };
-        let acting = async {
+        let telling = async {
+            if self.checks.is_empty() {
+                told.mark_changed();
+            }
             // The sender is in the other future.
             while told.changed().await.is_ok() {
-                let verdict = told.borrow_and_update().clone();
-                ends.judge(&verdict);
-                self.say(verdict.is_healthy()).await;
+                let well = *told.borrow_and_update();
+                self.say(well).await;
             }
         };
         let mut wish = ends.wish.subscribe();
         tokio::select! {
             () = asking => {}
-            () = acting => {}
+            () = telling => {}
             _ = wish.wait_for(|wish| wish.gone) => {}
         }
-        if timeout(FAREWELL, self.say(false)).await.is_err() {
-            tracing::warn!("telling that the server leaves takes too long");
-        }
+        self.say(false).await;
     }
 
-    /// A closure that panics must not take the rest along.
+    /// A closure that panics, or hangs, must not take the rest along.
     async fn say(&self, well: bool) {
         let Some(tell) = &self.tell else { return };
-        let telling = async { tell(well).await };
-        if AssertUnwindSafe(telling).catch_unwind().await.is_err() {
-            tracing::error!(well, "telling whether the server is well panicked");
+        let telling = AssertUnwindSafe(async { tell(well).await });
+        match timeout(PATIENCE, telling.catch_unwind()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!(well, "telling whether the server is well panicked"),
+            Err(_) => tracing::warn!(well, "telling whether the server is well takes too long"),
         }
     }
 }
