@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, InstanceId};
+use crate::{Error, InstanceId, parse::from_text};
 
 /// One server of a service, as the registry describes it.
 ///
@@ -336,21 +336,7 @@ impl TryFrom<SocketAddr> for Address {
     }
 }
 
-impl TryFrom<&str> for Address {
-    type Error = Error;
-
-    fn try_from(text: &str) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
+from_text!(Address);
 
 impl From<Address> for String {
     fn from(address: Address) -> Self {

@@ -78,6 +78,7 @@ mod fuzz;
 pub mod health;
 mod instance;
 mod name;
+mod parse;
 pub mod register;
 pub mod resolve;
 mod target;

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, parse::from_text};
 
 /// The name of a service: `greeter`, or several segments, `shop/cart`.
 ///
@@ -117,21 +117,7 @@ macro_rules! a_name {
             }
         }
 
-        impl TryFrom<&str> for $name {
-            type Error = Error;
-
-            fn try_from(name: &str) -> Result<Self, Error> {
-                Self::new(name)
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = Error;
-
-            fn try_from(name: String) -> Result<Self, Error> {
-                Self::new(name)
-            }
-        }
+        from_text!($name);
 
         impl From<$name> for Arc<str> {
             fn from(name: $name) -> Self {

@@ -13,7 +13,7 @@ use std::{env, fmt, str::FromStr};
 pub(crate) use read::check_name;
 pub use url::{RegistryUrl, Scheme};
 
-use crate::{Address, Error, ServiceName};
+use crate::{Address, Error, ServiceName, parse::from_text};
 use text::refuse;
 
 /// A service and the registry that knows where it is, as one URL.
@@ -100,21 +100,7 @@ impl FromStr for Target {
     }
 }
 
-impl TryFrom<&str> for Target {
-    type Error = Error;
-
-    fn try_from(text: &str) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for Target {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
+from_text!(Target);
 
 impl fmt::Display for Target {
     /// The URL, without the password.

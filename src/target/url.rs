@@ -8,7 +8,7 @@ use super::{
     read::{check_name, read},
     text::{hidden_word, refuse, word},
 };
-use crate::{Address, Error, ServiceName};
+use crate::{Address, Error, ServiceName, parse::from_text};
 
 /// One registry: the part of a [`Target`] before the service, as `FLEET_REGISTRY` holds it.
 ///
@@ -322,21 +322,7 @@ impl FromStr for RegistryUrl {
     }
 }
 
-impl TryFrom<&str> for RegistryUrl {
-    type Error = Error;
-
-    fn try_from(text: &str) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for RegistryUrl {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
+from_text!(RegistryUrl);
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
