@@ -300,7 +300,8 @@ impl Running {
             why: None,
         };
         let task = tokio::spawn(async move {
-            let (connection, mut driver) = match dialer.dial(&instance).await {
+            // In a box of its own, which is gone when the connection is up.
+            let (connection, mut driver) = match Box::pin(dialer.dial(&instance)).await {
                 Ok(made) => made,
                 Err(error) => return voice.end(error),
             };

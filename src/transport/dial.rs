@@ -56,7 +56,10 @@ impl Dialer {
     /// # Cancel safety
     ///
     /// Dropping the future gives all attempts up.
-    pub(crate) async fn dial(&self, instance: &Instance) -> Result<(Connection, Driver), Error> {
+    pub(crate) async fn dial(
+        &self,
+        instance: &Instance,
+    ) -> Result<(Connection, Box<Driver>), Error> {
         let until = Instant::now() + self.settings.connect_timeout;
         let attempts = instance.addresses.iter();
         let attempts = attempts.map(|address| self.attempt(instance, address, until));
@@ -76,7 +79,7 @@ impl Dialer {
         instance: &Instance,
         address: &Address,
         until: Instant,
-    ) -> Result<(Connection, Driver), Error> {
+    ) -> Result<(Connection, Box<Driver>), Error> {
         let origin = self.origin(instance, address)?;
         let io = timeout_at(until, self.connect.connect(address)).await;
         let io = io.map_err(|_| self.overdue(address, "the network"))?;

@@ -95,15 +95,16 @@ struct Rest {
 const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Driver {
+    /// In a box, for it is large and moves from task to task: each would have room for it to the end.
     pub(super) fn new(
         mut h2: H2,
         shared: Arc<Shared>,
         pulse: Option<Pulse>,
         adaptive: bool,
         pace: Arc<Pace>,
-    ) -> Self {
+    ) -> Box<Self> {
         let pings = (adaptive || pulse.is_some()).then(|| h2.ping_pong());
-        Self {
+        Box::new(Self {
             h2,
             seen: shared.traffic.reads(),
             shared,
@@ -117,12 +118,12 @@ impl Driver {
             alarm: Alarm::default(),
             end: Alarm::default(),
             rest: None,
-        }
+        })
     }
 
     /// Has it told when it carries no call for so long, or up to twice that.
     #[must_use]
-    pub(crate) fn tell_idle(mut self, every: Duration) -> Self {
+    pub(crate) fn tell_idle(mut self: Box<Self>, every: Duration) -> Box<Self> {
         self.rest = Some(Rest {
             every,
             busy: true,
@@ -136,7 +137,7 @@ impl Driver {
     /// # Cancel safety
     ///
     /// Dropping the future breaks the connection, with all calls on it.
-    pub(crate) async fn run(mut self, mut told: impl FnMut(Told) + Send) -> Error {
+    pub(crate) async fn run(mut self: Box<Self>, mut told: impl FnMut(Told) + Send) -> Error {
         let why = poll_fn(|cx| self.poll(&mut told, cx)).await;
         self.shared.end(why.clone());
         why
