@@ -28,14 +28,10 @@ impl Alias {
         let n = weights.len() as u64;
         let sum: u64 = weights.iter().sum();
         let equal = sum == 0;
-        let (level, times) = if equal {
-            (1, 1)
-        } else {
-            (u128::from(sum), u128::from(n))
-        };
-        let mut heights: Vec<u128> = weights
+        let (level, times) = if equal { (1, 0) } else { (sum, n) };
+        let mut heights: Vec<u64> = weights
             .iter()
-            .map(|&w| if equal { 1 } else { u128::from(w) * times })
+            .map(|weight| weight * times + u64::from(equal))
             .collect();
         let (mut short, mut tall): (Vec<usize>, Vec<usize>) =
             (0..heights.len()).partition(|&place| heights[place] < level);
@@ -47,7 +43,7 @@ impl Alias {
             .collect();
         while let (Some(low), Some(&high)) = (short.pop(), tall.last()) {
             columns[low] = Column {
-                own: ((heights[low] << 32) / level) as u32,
+                own: (heights[low] as f64 / level as f64 * OF) as u32,
                 other: high as u32,
             };
             heights[high] -= level - heights[low];
@@ -73,6 +69,9 @@ impl Alias {
         }
     }
 }
+
+/// The height of a column.
+const OF: f64 = 4_294_967_296.0;
 
 #[cfg(test)]
 mod tests {
