@@ -3,23 +3,21 @@
 //! medians of their rounds are compared. Absolute figures are this machine's; the ratios travel.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
-#[path = "../examples/echo/mod.rs"]
-mod echo;
+mod servers;
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
-use echo::{Echo, EchoClient, EchoRequest, EchoServer};
 use nix::sys::resource::{UsageWho, getrusage};
-use tokio::{net::TcpListener, time::Instant};
-use tokio_stream::wrappers::TcpListenerStream;
+use servers::{
+    Servers,
+    echo::{EchoClient, EchoRequest},
+    runtime,
+};
+use tokio::time::Instant;
 use tonic::{
     body::Body,
     client::GrpcService,
-    transport::{Endpoint, Server, channel::Change},
+    transport::{Endpoint, channel::Change},
 };
 use tonic_fleet::{Channel, balance::RoundRobin, resolve::Fixed};
 
@@ -27,9 +25,8 @@ const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
 
 fn main() {
-    let wanted = std::env::args().skip_while(|word| word != "--serve").nth(1);
-    if let Some(servers) = wanted {
-        return runtime().block_on(serve(servers.parse().unwrap()));
+    if servers::serve_if_told() {
+        return;
     }
     println!("unary echo, 16 B, one client thread; medians of {ROUNDS} interleaved rounds");
     println!(
@@ -145,56 +142,4 @@ fn cpu() -> Duration {
         Duration::from_micros((t.tv_sec() * 1_000_000 + t.tv_usec()) as u64)
     };
     time(usage.user_time()) + time(usage.system_time())
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// Servers in a process of their own, which ends with this value.
-struct Servers {
-    process: Child,
-    addresses: Vec<String>,
-}
-
-impl Servers {
-    fn start(n: usize) -> Self {
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args(["--serve", &n.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let addresses = lines.take(n).map(Result::unwrap).collect();
-        Self { process, addresses }
-    }
-}
-
-impl Drop for Servers {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-async fn serve(n: usize) {
-    for id in 0..n {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        println!("{}", listener.local_addr().unwrap());
-        let echo = EchoServer::new(Echo::new(&id.to_string()));
-        let incoming = TcpListenerStream::new(listener);
-        tokio::spawn(
-            Server::builder()
-                .tcp_nodelay(true)
-                .add_service(echo)
-                .serve_with_incoming(incoming),
-        );
-    }
-    std::io::stdout().flush().unwrap();
-    // The parent holds the other end; whatever becomes of it, this process ends with it.
-    let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await;
 }

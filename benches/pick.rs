@@ -1,45 +1,120 @@
-//! What a pick costs, by policy and number of endpoints: `cargo bench --bench pick`.
+//! What a pick costs, with the look-up of the endpoint it chose, by policy, number of endpoints and number
+//! of threads: `cargo bench --bench pick`. A figure is the best of a few rounds, in nanoseconds of
+//! processor time.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
-use std::hint::black_box;
+use std::{hint::black_box, sync::Barrier, thread, time::Duration};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::HeaderMap;
+use nix::time::ClockId;
 use tonic_fleet::{
     Endpoint, Endpoints, Instance,
-    balance::{self, Call},
+    balance::{self, Call, Pick},
 };
 
-fn endpoints(n: usize) -> Endpoints {
-    let make = |place: usize| {
-        let instance = Instance::at(format!("10.{}.{}.1:1", place / 250, place % 250))
-            .and_then(|instance| instance.id(format!("i{place:06}")))
-            .unwrap();
-        Endpoint::idle(instance.weight(1 + place as u32 % 3))
-    };
-    (0..n).map(make).collect()
-}
+const POLICIES: [&str; 5] = [
+    "round_robin",
+    "random",
+    "weighted",
+    "weighted_random",
+    "least_loaded",
+];
+const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+const THREADS: [usize; 4] = [1, 2, 4, 8];
+const ROUNDS: usize = 5;
+/// Long enough for threads to run side by side, and not one after the other.
+const PICKS: u32 = 2_000_000;
 
-fn pick(c: &mut Criterion) {
-    let headers = HeaderMap::new();
-    let call = Call::new("/grpc.examples.echo.Echo/UnaryEcho", &headers);
-    for name in [
-        "round_robin",
-        "random",
-        "weighted",
-        "weighted_random",
-        "least_loaded",
-    ] {
-        let mut group = c.benchmark_group(name);
-        for n in [10, 1_000, 10_000, 50_000] {
-            let pick = balance::named(name).unwrap().over(&endpoints(n));
-            group.bench_function(BenchmarkId::from_parameter(n), |b| {
-                b.iter(|| black_box(pick.pick(&call)))
-            });
+fn main() {
+    let cores = thread::available_parallelism().unwrap();
+    println!("ns a pick of one thread, by the number of endpoints");
+    heading(&SIZES);
+    let sets: Vec<(Endpoints, Endpoints)> = SIZES.map(|n| (equal(n), weighed(n))).into();
+    for policy in POLICIES {
+        print!("{policy:<18}");
+        for set in &sets {
+            print!("{:>10.1}", nanos(best(policy, among(policy, set), 1)));
         }
-        group.finish();
+        println!();
+    }
+    println!("\nns a pick of one thread, by the number of threads on {cores} cores; 100 endpoints");
+    heading(&THREADS);
+    for policy in POLICIES {
+        print!("{policy:<18}");
+        for threads in THREADS {
+            print!(
+                "{:>10.1}",
+                nanos(best(policy, among(policy, &sets[1]), threads))
+            );
+        }
+        println!();
     }
 }
 
-criterion_group!(benches, pick);
-criterion_main!(benches);
+fn heading(numbers: &[usize]) {
+    print!("{:<18}", "");
+    numbers.iter().for_each(|n| print!("{n:>10}"));
+    println!();
+}
+
+/// Policies that know weights are given different ones.
+fn among<'a>(policy: &str, (equal, weighed): &'a (Endpoints, Endpoints)) -> &'a Endpoints {
+    if policy.starts_with("weighted") {
+        weighed
+    } else {
+        equal
+    }
+}
+
+/// The time of a pick, while so many threads pick at once.
+fn best(policy: &str, endpoints: &Endpoints, threads: usize) -> Duration {
+    let pick = balance::named(policy).unwrap().over(endpoints);
+    let quick = std::env::args().any(|word| word == "--quick");
+    let rounds = (0..if quick { 2 } else { ROUNDS }).map(|_| {
+        let start = Barrier::new(threads);
+        thread::scope(|scope| {
+            let run = || scope.spawn(|| round(&*pick, endpoints, &start));
+            let running: Vec<_> = (0..threads).map(|_| run()).collect();
+            running
+                .into_iter()
+                .map(|t| t.join().unwrap())
+                .max()
+                .unwrap()
+        })
+    });
+    rounds.min().unwrap()
+}
+
+fn round(pick: &dyn Pick, endpoints: &Endpoints, start: &Barrier) -> Duration {
+    let headers = HeaderMap::new();
+    let call = Call::new("/grpc.examples.echo.Echo/UnaryEcho", &headers);
+    start.wait();
+    let began = cpu();
+    for _ in 0..PICKS {
+        black_box(endpoints.get(pick.pick(black_box(&call))));
+    }
+    cpu() - began
+}
+
+/// The time that this thread had a processor: a busy machine does not blur it.
+fn cpu() -> Duration {
+    ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap().into()
+}
+
+fn nanos(round: Duration) -> f64 {
+    round.as_secs_f64() * 1e9 / f64::from(PICKS)
+}
+
+fn equal(n: usize) -> Endpoints {
+    (0..n).map(|n| endpoint(n, 1)).collect()
+}
+
+fn weighed(n: usize) -> Endpoints {
+    (0..n).map(|n| endpoint(n, 1 + n as u32 % 3)).collect()
+}
+
+fn endpoint(n: usize, weight: u32) -> Endpoint {
+    let instance = Instance::at(format!("10.{}.{}.{}:1", n / 62_500, n / 250 % 250, n % 250));
+    let instance = instance.and_then(|instance| instance.id(format!("i{n:06}")));
+    Endpoint::idle(instance.unwrap().weight(weight))
+}
