@@ -118,6 +118,7 @@ impl Grpc {
     /// One stream, from its request to why it ended.
     async fn stream(&self, inner: &Inner, turn: Turn, heard: &mut bool, tell: &Tell<'_>) -> Status {
         let limit = inner.rule().timeout;
+        let _listening = turn.listen();
         let begin = async {
             let mut client = tonic::client::Grpc::new(turn);
             let request = tonic::Request::new(self.service.to_string());

@@ -16,7 +16,7 @@ use tower::{
 
 use crate::{
     Error, Instance, Result,
-    transport::{Connection, Dialer, Outgoing, Settings, Slot, Tcp, Told},
+    transport::{Connection, Dialer, Listening, Outgoing, Settings, Slot, Tcp, Told},
 };
 
 /// See the module's documentation.
@@ -82,6 +82,16 @@ impl Over {
             Self::Line(line) => Turn::Line(Arc::clone(line)),
             Self::Service(service) => Turn::Service(service.clone()),
         })
+    }
+}
+
+impl Turn {
+    /// For a question that may be answered for days; while this lives it is under way.
+    pub(super) fn listen(&self) -> Option<Listening> {
+        match self {
+            Self::Connection(connection, _) => Some(connection.listen()),
+            Self::Line(_) | Self::Service(_) => None,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -73,6 +73,8 @@ pub(super) struct Shared {
     pub(super) traffic: Arc<Traffic>,
     /// Whether the head of any response has come: it is more than a peer that shakes hands.
     answered: AtomicBool,
+    /// How many of the open calls only listen.
+    listening: AtomicUsize,
     parting: Mutex<Parting>,
     ended: OnceLock<Error>,
     /// For the rest of bodies whose response comes early: callers may be on another executor.
@@ -86,6 +88,9 @@ pub(super) struct Parting {
     pub(super) leaving: bool,
     pub(super) until: Option<Instant>,
 }
+
+/// Somebody has a call on a connection that only listens; see [`Connection::listen`].
+pub(crate) struct Listening(Arc<Shared>);
 
 /// A stream's place among those the peer allows.
 pub(crate) struct Slot(Arc<Shared>);
@@ -104,6 +109,7 @@ impl Connection {
             driver: AtomicWaker::new(),
             traffic,
             answered: AtomicBool::new(false),
+            listening: AtomicUsize::new(0),
             parting: Mutex::new(Parting {
                 sender: Some(sender),
                 leaving: false,
@@ -155,6 +161,14 @@ impl Connection {
         self.0
             .shared
             .leave(limit.map(|limit| Instant::now() + limit));
+    }
+
+    /// While this lives, one of the open calls only listens, however long: it does not make the connection a
+    /// busy one, which is asked for signs of life more often than many servers like.
+    pub(crate) fn listen(&self) -> Listening {
+        let shared = &self.0.shared;
+        shared.listening.fetch_add(1, Ordering::Relaxed);
+        Listening(Arc::clone(shared))
     }
 
     /// A place for a call, if there is one now.
@@ -287,6 +301,11 @@ impl Shared {
         }))
     }
 
+    /// Whether there are calls that want an answer.
+    pub(super) fn is_busy(&self) -> bool {
+        self.quota.open() > self.listening.load(Ordering::Relaxed)
+    }
+
     /// Takes no new stream, and lets the driver see to the end.
     pub(super) fn leave(&self, until: Option<Instant>) {
         let mut parting = self.parting();
@@ -361,6 +380,12 @@ impl From<Failure> for Status {
             }
             Failure::Reset(status) | Failure::Body(status) => status,
         }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listening.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -165,7 +165,7 @@ impl Driver {
             if self.shared.quota.is_closed() && self.end.poll(cx).is_ready() {
                 return Poll::Ready(self.overdue());
             }
-            let open = self.shared.quota.open() > 0;
+            let open = self.shared.is_busy();
             if let Some(rest) = &mut self.rest
                 && rest.poll(open, cx)
             {
@@ -269,7 +269,7 @@ impl Driver {
             return Poll::Pending;
         };
         loop {
-            let busy = self.shared.quota.open() > 0;
+            let busy = self.shared.is_busy();
             match pulse.look(Instant::now(), self.heard, busy) {
                 Act::Wait(until) => {
                     self.alarm.set(Some(until));

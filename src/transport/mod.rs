@@ -35,7 +35,7 @@ pub(crate) use no_tls::Tls;
 pub use tls::Tls;
 pub use windows::Windows;
 pub(crate) use {
-    connection::{Connection, Failure, Peer, Slot},
+    connection::{Connection, Failure, Listening, Peer, Slot},
     dial::{Dialer, race},
     driver::{Driver, Told},
     incoming::Incoming,

@@ -266,6 +266,28 @@ async fn a_frozen_peer_is_noticed_while_a_call_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_only_listens_does_not_make_a_frozen_peer_look_dead_and_the_next_call_does() {
+    let (dialed, mut server) = served().await;
+    let _listening = dialed.connection.listen();
+    let mut watch = unary("watch");
+    let listens = dialed.connection.call(&mut watch);
+    tokio::pin!(listens);
+    let accepted = tokio::select! {
+        _ = &mut listens => panic!("nobody answered"),
+        accepted = server.accept() => accepted,
+    };
+
+    let quiet = tokio::time::timeout(secs(3600), &mut listens).await;
+    assert!(quiet.is_err());
+    let began = Instant::now();
+    let failure = dialed.connection.call(&mut unary("hello")).await;
+
+    assert!(matches!(failure, Err(Failure::Broken(_))));
+    assert!(Instant::now() - began <= secs(25));
+    drop(accepted);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_left_alone_and_a_living_peer_is_kept() {
     let (dialed, server) = served().await;
     let mut calls = accepting(server);
