@@ -205,6 +205,23 @@ async fn a_server_whose_connection_is_full_of_calls_is_not_unwell() {
     );
 }
 
+#[tokio::test]
+async fn a_watch_leaves_room_for_calls_on_a_server_that_allows_one_at_a_time() {
+    let slow = Echo::new("s0").delay(Duration::from_millis(20));
+    let patient = Patient::allowing("s0", slow, Some(1)).await;
+    let servers = Fixed::new([patient.instance.clone()]);
+    let channel = Channel::over("echo".parse().unwrap(), servers);
+    let channel = channel.health(Grpc::watch("echo")).build().unwrap();
+    becomes(&channel, 1).await;
+
+    for _ in 0..3 {
+        let calls = (0..5).map(|_| ask(&channel));
+        let answers = timeout(SOON, futures_util::future::join_all(calls)).await;
+        let answers = answers.expect("calls wait for the place that the watch has");
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+}
+
 /// All are well but those named here.
 struct But(Arc<Mutex<Vec<&'static str>>>);
 

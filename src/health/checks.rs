@@ -19,7 +19,8 @@ use crate::{Address, Error, ErrorKind, Instance, InstanceId, Result, transport::
 /// How servers are asked whether they are well.
 ///
 /// Clones share what they ask: channels with clones of the same checks put each question to a server once.
-/// What goes over a channel's own connection, [`Grpc`], is asked on each.
+/// What goes over a channel's own connection, [`Grpc`], is asked on each. Set what is to be set first: with
+/// another setting they are other checks.
 ///
 /// ```
 /// use std::time::Duration;

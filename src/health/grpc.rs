@@ -50,7 +50,8 @@ enum How {
 impl Grpc {
     /// One stream per endpoint, on which the server says so at once when something changes (gRFC A17).
     ///
-    /// It takes one of the calls that the server allows at once on a connection.
+    /// It takes one of the calls that the server allows at once on a connection. Where that is all there are,
+    /// calls need [another](crate::Builder::connections).
     pub fn watch(service: impl Into<Arc<str>>) -> Self {
         Self::new(service.into(), How::Watch)
     }
