@@ -208,16 +208,28 @@ impl Connection {
     /// # Cancel safety
     ///
     /// As for [`call`](Self::call).
-    pub(crate) async fn call_in(
-        &self,
+    pub(crate) fn call_in<'c>(
+        &'c self,
         slot: Slot,
-        call: &mut Outgoing,
-    ) -> Result<Response<Incoming>, Failure> {
-        let shared = &self.0.shared;
+        call: &'c mut Outgoing,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failure>> + use<'c> {
         debug_assert!(
-            Arc::ptr_eq(&slot.0, shared),
+            Arc::ptr_eq(&slot.0, &self.0.shared),
             "a place on another connection"
         );
+        slot.call(call)
+    }
+}
+
+impl Slot {
+    /// Sends a call in this place, and returns the head of its response.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Connection::call`].
+    pub(crate) async fn call(self, call: &mut Outgoing) -> Result<Response<Incoming>, Failure> {
+        let slot = self;
+        let shared = &slot.0;
         let writes = shared.traffic.writes();
         let (mut response, mut sending) = shared.open(call)?;
 

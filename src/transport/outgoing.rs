@@ -33,6 +33,9 @@ pub(crate) struct Outgoing {
 #[derive(Debug, Default)]
 struct Lent {
     content_type: bool,
+    /// Whether there is one, of whatever value.
+    te: bool,
+    user_agent: bool,
     more: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -45,6 +48,7 @@ pub(super) struct Origin {
 }
 
 impl Outgoing {
+    #[inline]
     pub(crate) fn new(request: Request<Body>) -> Self {
         let (head, body) = request.into_parts();
         Self {
@@ -90,16 +94,14 @@ impl Outgoing {
     /// The head as it goes to a connection, and whether there is no body.
     pub(super) fn head(&mut self, origin: &Origin) -> (Request<()>, bool) {
         let mut headers = mem::take(&mut self.head.headers);
-        self.lent = self.source.kept.whole.then(|| Lent::of(&headers));
-        // Looked through, as there are few: to look a name up is to hash it.
-        let has = |name| headers.keys().any(|known| *known == name);
-        let (te, user_agent) = (has(TE), has(USER_AGENT));
-        if !te {
+        let lent = Lent::of(&headers);
+        if !lent.te {
             headers.insert(TE, HeaderValue::from_static(TRAILERS));
         }
-        if !user_agent {
+        if !lent.user_agent {
             headers.insert(USER_AGENT, origin.user_agent.clone());
         }
+        self.lent = self.source.kept.whole.then_some(lent);
 
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
@@ -145,12 +147,19 @@ impl Outgoing {
 impl Lent {
     fn of(headers: &HeaderMap) -> Self {
         let mut lent = Self::default();
+        // Looked through, as there are few: to look a name up is to hash it.
         for (name, value) in headers {
-            if *name == CONTENT_TYPE && value == GRPC && !lent.content_type {
+            if *name == TE {
+                lent.te = true;
+                if value == TRAILERS {
+                    continue;
+                }
+            } else if *name == CONTENT_TYPE && value == GRPC && !lent.content_type {
                 lent.content_type = true;
-            } else if *name != TE || value != TRAILERS {
-                lent.more.push((name.clone(), value.clone()));
+                continue;
             }
+            lent.user_agent |= *name == USER_AGENT;
+            lent.more.push((name.clone(), value.clone()));
         }
         lent
     }
@@ -206,6 +215,7 @@ const GRPC: &str = "application/grpc";
 const TRAILERS: &str = "trailers";
 
 impl Source {
+    #[inline]
     fn new(body: Body) -> Self {
         let ended = body.is_end_stream();
         Self {
