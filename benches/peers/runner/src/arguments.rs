@@ -11,7 +11,7 @@ scripts/bench-peers: what a call costs through tonic-fleet and through its peers
   --full                 every case there is: hours
   --case CASE            only this one; may be said again. WORK/SERVERS/CALLERS/BYTES[/SERVER], as in unary/4/64/16
                          WORK is unary or stream, SERVER is lean (the client is the limit) or tonic
-  --peers A,B            only these contenders: fleet channel balance p2c ginepro volo grpc codec raw
+  --peers A,B            only these: fleet fleet-lean channel balance p2c ginepro volo grpc codec raw
   --rounds N             rounds that count, each contender in turn in each (5)
   --millis N             how long a round is (700)
   --out DIR              where report.json and the plots go (target/peers/report)

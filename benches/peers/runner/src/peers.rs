@@ -24,9 +24,9 @@ impl Peer {
         self.servers.is_none_or(|most| servers <= most)
     }
 
-    /// Whether it balances between servers that come and go.
+    /// Whether it balances between servers that come and go, and as nobody else here does.
     pub fn follows(&self) -> bool {
-        self.servers.is_none() && self.program != "peer-h2"
+        self.servers.is_none() && !["peer-h2", "fleet-lean"].contains(&self.program)
     }
 }
 
@@ -42,6 +42,13 @@ pub const ALL: &[Peer] = &[
         program: "fleet",
         servers: None,
         note: "everything on that is on by default",
+    },
+    Peer {
+        name: "fleet-lean",
+        title: "tonic-fleet, Lean codec",
+        program: "fleet-lean",
+        servers: None,
+        note: "its own codec, which users choose where their client is generated",
     },
     Peer {
         name: "channel",

@@ -54,7 +54,8 @@ struct Report<'a> {
 pub fn run(arguments: &Arguments, machine: &Machine, mut peers: Peers) -> Result<(), Failure> {
     let (here, unable): (Vec<Peer>, Vec<Peer>) = peers.here.iter().partition(|peer| peer.follows());
     for peer in unable {
-        let why = "balances between no servers that come and go".to_owned();
+        let why =
+            "balances between no servers that come and go, or as another here does".to_owned();
         println!("left out: {}: {why}", peer.name);
         peers.left_out.push((peer.name, why));
     }

@@ -21,6 +21,7 @@ use crate::{
 pub fn colour(peer: &str) -> &'static str {
     match peer {
         OURS => "#d6336c",
+        "fleet-lean" => "#f783ac",
         BASE => "#1971c2",
         "channel" => "#74c0fc",
         "p2c" => "#0c8599",

@@ -1,19 +1,13 @@
-//! The contender this is all about: everything as it comes, the registry in memory.
-#![allow(clippy::all, reason = "generated code beside")]
+//! Everything as it comes, the registry in memory.
 
-#[path = "../../../../examples/echo/generated.rs"]
-#[allow(dead_code, reason = "its servers are elsewhere")]
-mod echo;
-#[path = "../../common/grpc.rs"]
-mod grpc;
+use std::{net::SocketAddr, sync::Arc};
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
-
-use grpc::Grpc;
 use load::{Failure, Peer};
 use tonic_fleet::{Channel, Instance, ServiceName, resolve::Memory};
 
-struct Fleet {
+use crate::grpc::Grpc;
+
+pub struct Fleet {
     channel: Channel,
     registry: Memory,
     service: ServiceName,
@@ -53,8 +47,4 @@ impl Peer for Fleet {
         }
         Ok(())
     }
-}
-
-fn main() -> ExitCode {
-    load::run::<Fleet>()
 }
