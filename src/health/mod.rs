@@ -83,8 +83,7 @@ pub(crate) type Tell<'a> = dyn Fn(Verdict) + Send + Sync + 'a;
 
 /// What is known of an endpoint's health by asking.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It was asked, and has not answered yet. It takes no calls meanwhile.
     Unknown,
     /// It is well.
@@ -132,12 +131,12 @@ where
 
 impl Verdict {
     /// Whether calls may go to it.
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         matches!(self, Self::Healthy)
     }
 
-    /// A stable, lower-case word for logs and metrics.
-    pub const fn code(&self) -> &'static str {
+    /// Tells one verdict from another, whatever the reasons.
+    pub(crate) const fn code(&self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Healthy => "healthy",

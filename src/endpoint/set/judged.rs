@@ -15,7 +15,10 @@ impl Set {
         {
             match &verdict {
                 Verdict::Healthy => {
-                    tracing::info!(%id, "endpoint is well");
+                    // Of a thousand that connect and are well, nobody wants to read.
+                    if matches!(entry.verdict, Some(Verdict::Unhealthy(_))) {
+                        tracing::info!(%id, "endpoint is well again");
+                    }
                     self.steps.push(Step::Tell(Event::Healthy(id.clone())));
                 }
                 Verdict::Unhealthy(why) => {
