@@ -295,3 +295,34 @@ async fn a_server_is_asked_where_it_listens_and_is_not_held_up_when_it_stops() {
     told.serving(false).await;
     registration.close().await.unwrap();
 }
+
+#[cfg(feature = "server")]
+#[tokio::test]
+async fn a_server_that_serves_in_one_call_is_asked_while_it_does_and_finishes_in_time() {
+    use tokio::{net::TcpListener, sync::oneshot};
+    use tonic::transport::Server;
+
+    let registry = Memory::default();
+    let mut told = Told::by(&registry).await;
+    let (reporter, health) = health_reporter();
+    reporter.set_service_status("echo", Serving).await;
+    let router = Server::builder().add_service(health);
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let instance = Instance::at(listener.local_addr().unwrap()).unwrap();
+    let registrar = Registrar::on(registry).notice(Duration::ZERO);
+    let registrar = registrar.health(Grpc::watch("echo"));
+    let (stop, stopped) = oneshot::channel::<()>();
+
+    let serving = tokio::spawn(async move {
+        let serving = registrar.serve_until("greeter", instance, listener, router, stopped);
+        serving.await.unwrap()
+    });
+    told.serving(false).await;
+    told.serving(true).await;
+    reporter.set_service_status("echo", NotServing).await;
+    told.serving(false).await;
+    stop.send(()).unwrap();
+
+    let served = timeout(SOON, serving).await.unwrap().unwrap();
+    assert!(served.finished && served.withdrawn.is_ok(), "{served:?}");
+}
