@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -668,6 +668,45 @@ async fn a_policy_that_panics_does_not_take_the_channel_along() {
 
     publisher.reset([server.instance.clone()]);
 
+    assert_eq!(ask(&channel).await.unwrap(), "a");
+}
+
+/// Counts how often it is asked.
+#[derive(Debug, Default)]
+struct Counting(Arc<AtomicUsize>);
+
+impl tonic_fleet::balance::Policy for Counting {
+    fn over(&self, ready: &tonic_fleet::Endpoints) -> Box<dyn tonic_fleet::balance::Pick> {
+        self.0.fetch_add(1, SeqCst);
+        LeastLoaded.over(ready)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_is_asked_when_those_it_picks_from_change_and_not_for_the_others() {
+    let net = Net::default();
+    let (publisher, builder) = builder(&net);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let policy = Counting(Arc::clone(&asked));
+    let channel = builder.policy(policy).build().unwrap();
+    let (server, away) = (net.serve("a"), net.refusing("b"));
+    publisher.reset([server.instance.clone(), away.clone()]);
+    channel.ready(1).await;
+    assert_eq!(asked.load(SeqCst), 1);
+    let weight_of = |view: &tonic_fleet::View, place: usize| view.known()[place].instance().weight;
+
+    publisher.delta([Change::Put(away.weight(7).into())]);
+    let mut view = channel.view();
+    while weight_of(&view, 1) != 7 {
+        view = channel.changed(view.number()).await;
+    }
+    let for_another = asked.load(SeqCst);
+    publisher.delta([Change::Put(server.instance.clone().weight(5).into())]);
+    while weight_of(&view, 0) != 5 {
+        view = channel.changed(view.number()).await;
+    }
+
+    assert_eq!((for_another, asked.load(SeqCst)), (1, 2));
     assert_eq!(ask(&channel).await.unwrap(), "a");
 }
 

@@ -366,6 +366,41 @@ fn an_outage_changes_nothing_but_the_age() {
     );
 }
 
+#[test]
+fn one_change_among_ten_thousand_leaves_the_others_alone() {
+    let mut scene = Scene::with_dials(10_000);
+    let make = |n| Instance::at("10.0.0.1:1").and_then(|i| i.id(format!("i{n:05}")));
+    let all: Vec<Arc<Instance>> = (0..10_000).map(|n| Arc::new(make(n).unwrap())).collect();
+    scene.apply(Update::Reset(all));
+    for (id, dial) in scene.dials.clone() {
+        scene.set.up(&id.parse().unwrap(), dial.attempt, scene.now);
+    }
+    let view = [scene.set.endpoints().clone(), scene.set.ready().clone()];
+    assert_eq!(view.each_ref().map(Endpoints::len), [10_000; 2]);
+    let counts = |set: &Set| -> Vec<usize> {
+        let entries = set.entries.values();
+        entries.map(|e| Arc::strong_count(&e.vitals)).collect()
+    };
+    let before = counts(&scene.set);
+
+    let heavier = make(5_000).unwrap().weight(7);
+    scene.delta([Change::Put(Arc::new(heavier))]);
+
+    let after = counts(&scene.set);
+    let touched = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+    assert!((1..=300).contains(&touched), "{touched}");
+    let weights = |all: &Endpoints| all[5_000].instance().weight;
+    assert_eq!(
+        view.each_ref().map(weights),
+        [1; 2],
+        "a view stays as it was"
+    );
+    assert_eq!(
+        [scene.set.endpoints(), scene.set.ready()].map(weights),
+        [7; 2]
+    );
+}
+
 fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {
     let id = || (0_u8..6).prop_map(|n| char::from(b'a' + n));
     let put = (id(), 0_u32..3, any::<bool>())
