@@ -91,7 +91,7 @@ async fn a_server_is_announced_when_its_health_service_says_serving_and_marked_w
     told.serving(false).await;
 
     assert_eq!(Instant::now(), began, "it is told at once");
-    let why = registration.unwell().unwrap().to_string();
+    let why = registration.unwell().unwrap().chain();
     assert!(why.contains("NOT_SERVING"), "{why}");
     registration.close().await.unwrap();
     assert!(matches!(told.next().await, Change::Remove(_)));
@@ -224,7 +224,7 @@ async fn a_server_that_nobody_asks_is_well_until_it_leaves() {
     registration.close().await.unwrap();
     seen.until(State::Draining).await.unwrap();
 
-    let why = seen.unwell().unwrap().to_string();
+    let why = seen.unwell().unwrap().chain();
     assert!(why.contains("NOT_SERVING"), "{why}");
 }
 

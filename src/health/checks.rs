@@ -108,7 +108,8 @@ impl Checks {
     }
 
     /// How many bad answers in a row make a server unwell. Three, unless set; from 1 to 1,000. The very
-    /// first answer counts alone, and so does each on a stream.
+    /// first answer counts alone, and so does each on a stream, and what a server says itself of its health,
+    /// by `NOT_SERVING` or an HTTP status: this is for silence, and for probes of your own.
     #[must_use]
     pub fn fall(self, answers: u32) -> Self {
         self.rule(|rule| rule.fall = answers)

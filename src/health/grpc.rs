@@ -13,6 +13,7 @@ use super::{
     codec::{Messages, Says},
     over::{Over, Turn},
     poll::poll,
+    rule::Said,
 };
 use crate::{Backoff, Error, ErrorKind, Result};
 
@@ -170,14 +171,17 @@ impl Grpc {
             Says::ServiceUnknown => "SERVICE_UNKNOWN",
             Says::Unknown | Says::Other(_) => "UNKNOWN",
         };
-        let what = format!("it says {said} of {:?}", &*self.service);
-        Verdict::Unhealthy(Error::new(ErrorKind::Unavailable, what))
+        Verdict::Unhealthy(self.doing().because(Said(said.into())))
     }
 
     fn failed(&self, status: &Status) -> Error {
+        self.doing()
+            .because(format!("{:?}: {}", status.code(), status.message()))
+    }
+
+    fn doing(&self) -> Error {
         let what = format!("health of {:?}", &*self.service);
-        let said = format!("{:?}: {}", status.code(), status.message());
-        Error::new(ErrorKind::Unavailable, what).because(said)
+        Error::new(ErrorKind::Unavailable, what)
     }
 }
 
@@ -370,7 +374,7 @@ mod tests {
 
         assert_eq!(told[0], (0, "healthy"));
         let (at, last) = told[1];
-        assert!(last == "unhealthy" && (30..=42).contains(&at), "{told:?}");
+        assert!(last == "unhealthy" && (20..=26).contains(&at), "{told:?}");
     }
 
     #[tokio::test(start_paused = true)]

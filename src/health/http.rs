@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Probe, Probing, places};
+use super::{Probe, Probing, places, rule::Said};
 use crate::{
     Address, Error, ErrorKind, Instance, Result,
     transport::{Connect, Io, Tcp},
@@ -73,8 +73,8 @@ impl Http {
         if (200..300).contains(&status) {
             return Ok(());
         }
-        let what = format!("{}: it says {status}", self.doing(&address));
-        Err(Error::new(ErrorKind::Unavailable, what))
+        let error = Error::new(ErrorKind::Unavailable, self.doing(&address));
+        Err(error.because(Said(status.to_string())))
     }
 
     /// The status of one request.

@@ -27,7 +27,7 @@ where
             answer.unwrap_or_else(|_| Some(Err(late(rule))))
         };
         if let Some(answer) = answer
-            && tally.hear(answer.is_ok(), rule)
+            && tally.hear(&answer, rule)
         {
             tell(answer.map_or_else(Verdict::Unhealthy, |()| Verdict::Healthy));
         }

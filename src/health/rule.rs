@@ -1,6 +1,6 @@
 //! When a server is asked, and how many answers make a verdict.
 
-use std::time::Duration;
+use std::{error::Error as StdError, fmt, time::Duration};
 
 use rand::RngExt;
 
@@ -69,13 +69,18 @@ impl Rule {
 
 impl Tally {
     /// Takes an answer; `true` when the verdict is another one now, which is then what the answer says.
-    pub(super) fn hear(&mut self, well: bool, rule: &Rule) -> bool {
+    pub(super) fn hear(&mut self, answer: &Result<()>, rule: &Rule) -> bool {
+        let well = answer.is_ok();
         if self.well == Some(well) {
             self.against = 0;
             return false;
         }
         self.against += 1;
-        let enough = if well { rule.rise } else { rule.fall };
+        let enough = match answer {
+            Ok(()) => rule.rise,
+            Err(why) if Said::is_why(why) => 1,
+            Err(_) => rule.fall,
+        };
         if self.well.is_some() && self.against < enough {
             return false;
         }
@@ -85,8 +90,26 @@ impl Tally {
     }
 }
 
+/// The server itself said that it is unwell, which is no fluke: once is enough.
+#[derive(Debug)]
+pub(super) struct Said(pub(super) String);
+
+impl Said {
+    fn is_why(error: &Error) -> bool {
+        error.source().is_some_and(|cause| cause.is::<Self>())
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it says {}", self.0)
+    }
+}
+
+impl StdError for Said {}
+
 /// Refuses what is out of range, by its name and with the limits.
-pub(super) fn within<T: PartialOrd + std::fmt::Debug>(
+pub(super) fn within<T: PartialOrd + fmt::Debug>(
     name: &str,
     value: T,
     least: T,
@@ -103,11 +126,17 @@ pub(super) fn within<T: PartialOrd + std::fmt::Debug>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
+
+    fn answer(well: bool) -> Result<()> {
+        let silence = || Error::new(ErrorKind::Timeout, "no answer");
+        if well { Ok(()) } else { Err(silence()) }
+    }
 
     fn verdicts(answers: &[bool]) -> Vec<usize> {
         let mut tally = Tally::default();
         let rule = Rule::default();
-        let mut heard = answers.iter().map(|&well| tally.hear(well, &rule));
+        let mut heard = answers.iter().map(|&well| tally.hear(&answer(well), &rule));
         let changes = heard.by_ref().enumerate().filter(|(_, changed)| *changed);
         changes.map(|(nth, _)| nth).collect()
     }
@@ -125,6 +154,20 @@ mod tests {
             [0, 6]
         );
         assert_eq!(verdicts(&[false, true, false, true, true]), [0, 4]);
+    }
+
+    #[test]
+    fn a_server_that_says_that_it_is_unwell_is_believed_at_once() {
+        let (mut tally, rule) = (Tally::default(), Rule::default());
+        let says = Error::new(ErrorKind::Unavailable, "health").because(Said("503".into()));
+        tally.hear(&answer(true), &rule);
+
+        assert!(tally.hear(&Err(says.clone()), &rule));
+
+        assert!(!tally.hear(&answer(true), &rule));
+        assert!(!tally.hear(&Err(says), &rule));
+        assert!(!tally.hear(&answer(true), &rule));
+        assert!(tally.hear(&answer(true), &rule));
     }
 
     #[test]
