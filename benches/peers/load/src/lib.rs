@@ -16,7 +16,7 @@ pub use histogram::Histogram;
 pub use process::{cpu, pin, resident};
 pub use round::{Callers, Tally};
 pub use run::run;
-pub use words::{Ask, Figures, Sample, Work};
+pub use words::{Ask, Burden, Figures, Sample, Work};
 
 /// Whatever went wrong, for a person to read.
 pub type Failure = Box<dyn Error + Send + Sync>;

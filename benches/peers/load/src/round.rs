@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::{Caller, Failure, Peer, Talk, Work};
+use crate::{Burden, Caller, Failure, Peer, Talk, Work};
 
 /// What all callers of a process have seen so far.
 #[derive(Default)]
@@ -48,33 +48,26 @@ impl Tally {
 pub struct Callers(JoinSet<()>);
 
 impl Callers {
-    /// Each makes its next call as soon as the one before is over, until then.
-    pub fn start<P: Peer>(
-        peer: &P,
-        work: Work,
-        callers: usize,
-        size: usize,
-        until: Instant,
-        tally: &Arc<Tally>,
-    ) -> Self {
-        let message: Arc<str> = "e".repeat(size).into();
-        let one = |_| {
-            let caller = peer.caller(Arc::clone(&message));
-            let tally = Arc::clone(tally);
+    /// They work from now until then.
+    pub fn start<P: Peer>(peer: &P, burden: Burden, until: Instant, tally: &Arc<Tally>) -> Self {
+        let message: Arc<str> = "e".repeat(burden.size).into();
+        let began = Instant::now();
+        let one = |place| {
             let at_work = AtWork {
-                caller,
-                size,
+                caller: peer.caller(Arc::clone(&message)),
+                burden,
                 until,
-                tally,
+                tally: Arc::clone(tally),
             };
             async move {
-                match work {
-                    Work::Unary => at_work.unary().await,
-                    Work::Stream => at_work.stream().await,
+                match (burden.work, burden.rate) {
+                    (Work::Unary, None) => at_work.unary().await,
+                    (Work::Unary, Some(rate)) => at_work.paced(began, place, rate).await,
+                    (Work::Stream, _) => at_work.stream().await,
                 }
             }
         };
-        Self((0..callers).map(one).collect())
+        Self((0..burden.callers).map(one).collect())
     }
 
     /// Waits for all of them.
@@ -85,7 +78,7 @@ impl Callers {
 
 struct AtWork<C> {
     caller: C,
-    size: usize,
+    burden: Burden,
     until: Instant,
     tally: Arc<Tally>,
 }
@@ -106,6 +99,25 @@ impl<C: Caller> AtWork<C> {
                 Err(why) => fail(&self.tally, &why).await,
             }
             now = ended;
+        }
+    }
+
+    /// Each call has its time, and one that must wait for those before it is late from then on: a server that
+    /// stands still is noticed by all calls that were due meanwhile.
+    async fn paced(mut self, began: Instant, place: usize, rate: u32) {
+        let gap = Duration::from_secs(1) / rate;
+        let Ok(callers) = u32::try_from(self.burden.callers) else {
+            return;
+        };
+        let mut due = began + gap * u32::try_from(place).unwrap_or(0);
+        while due < self.until {
+            tokio::time::sleep_until(due).await;
+            let answer = self.caller.ask().await;
+            match self.checked(answer) {
+                Ok(()) => self.tally.ok(Instant::now() - due),
+                Err(why) => self.tally.failed(&why),
+            }
+            due += gap * callers;
         }
     }
 
@@ -135,8 +147,8 @@ impl<C: Caller> AtWork<C> {
 
     fn checked(&self, answer: Result<usize, Failure>) -> Result<(), Failure> {
         match answer? {
-            length if length == self.size => Ok(()),
-            length => Err(format!("{length} bytes came back for {}", self.size).into()),
+            length if length == self.burden.size => Ok(()),
+            length => Err(format!("{length} bytes came back for {}", self.burden.size).into()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{io::BufRead, process::ExitCode, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::{Ask, Callers, Failure, Figures, Peer, Sample, Work, allocations, cpu, pin};
+use crate::{Ask, Burden, Callers, Failure, Figures, Peer, Sample, allocations, cpu, pin};
 
 /// Does what standard input asks for until it ends: `PROGRAM WAY [CORE]`,
 /// of which the way is for programs that hold several contenders.
@@ -43,27 +43,24 @@ async fn obey<P: Peer>() -> Result<(), Failure> {
             (_, None) => return Err("asked to work before it was opened".into()),
             (
                 Ask::Round {
-                    work,
-                    callers,
-                    size,
+                    burden,
                     millis,
                     count,
                 },
                 Some(peer),
             ) => {
                 let time = Duration::from_millis(millis);
-                answer(&round(peer, work, callers, size, time, count).await)?;
+                answer(&round(peer, burden, time, count).await)?;
             }
             (
                 Ask::Watch {
-                    callers,
-                    size,
+                    burden,
                     millis,
                     every,
                 },
                 Some(peer),
             ) => {
-                watch = Some(start_watch(peer, callers, size, millis, every));
+                watch = Some(start_watch(peer, burden, millis, every));
             }
             (Ask::Change(servers), Some(peer)) => peer.change(&servers)?,
         }
@@ -93,18 +90,11 @@ fn answer(what: &impl serde::Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn round<P: Peer>(
-    peer: &P,
-    work: Work,
-    callers: usize,
-    size: usize,
-    time: Duration,
-    count: bool,
-) -> Figures {
+async fn round<P: Peer>(peer: &P, burden: Burden, time: Duration, count: bool) -> Figures {
     let tally = Arc::default();
     allocations::count(count);
     let before = (Instant::now(), cpu(), allocations::counted());
-    Callers::start(peer, work, callers, size, before.0 + time, &tally)
+    Callers::start(peer, burden, before.0 + time, &tally)
         .done()
         .await;
     let after = (Instant::now(), cpu(), allocations::counted());
@@ -126,15 +116,14 @@ async fn round<P: Peer>(
 
 fn start_watch<P: Peer>(
     peer: &P,
-    callers: usize,
-    size: usize,
+    burden: Burden,
     millis: u64,
     every: u64,
 ) -> tokio::task::JoinSet<()> {
     let tally = Arc::default();
     let began = Instant::now();
     let until = began + Duration::from_millis(millis);
-    let callers = Callers::start(peer, Work::Unary, callers, size, until, &tally);
+    let callers = Callers::start(peer, burden, until, &tally);
     let mut watch = tokio::task::JoinSet::new();
     watch.spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_millis(every));

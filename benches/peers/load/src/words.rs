@@ -24,6 +24,17 @@ impl Work {
     }
 }
 
+/// How much a contender is to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Burden {
+    pub work: Work,
+    pub callers: usize,
+    /// Of each message, in bytes.
+    pub size: usize,
+    /// Unary calls a second, from all callers together; none when each calls as soon as it has its answer.
+    pub rate: Option<u32>,
+}
+
 /// What a contender is told, a line each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,17 +43,14 @@ pub enum Ask {
     Open(Vec<SocketAddr>),
     /// Work for so long. Answered by [`Figures`].
     Round {
-        work: Work,
-        callers: usize,
-        size: usize,
+        burden: Burden,
         millis: u64,
         /// Count allocations, which costs time: such a round's times are worth nothing.
         count: bool,
     },
     /// Work for so long, and answer with a [`Sample`] every so often.
     Watch {
-        callers: usize,
-        size: usize,
+        burden: Burden,
         millis: u64,
         every: u64,
     },

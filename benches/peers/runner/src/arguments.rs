@@ -12,6 +12,7 @@ scripts/bench-peers: what a call costs through tonic-fleet and through its peers
   --case CASE            only this one; may be said again. WORK/SERVERS/CALLERS/BYTES[/SERVER], as in unary/4/64/16
                          WORK is unary or stream, SERVER is lean (the client is the limit) or tonic
   --peers A,B            only these: fleet fleet-lean channel balance p2c ginepro volo grpc codec raw
+  --rate N               unary calls a second from all callers together, each at its time; else as fast as they are answered
   --rounds N             rounds that count, each contender in turn in each (5)
   --millis N             how long a round is (700)
   --out DIR              where report.json and the plots go (target/peers/report)
@@ -28,6 +29,7 @@ pub struct Arguments {
     pub instructions: bool,
     pub cases: Vec<Case>,
     pub peers: Option<Vec<String>>,
+    pub rate: Option<u32>,
     pub rounds: usize,
     pub round: Duration,
     pub out: PathBuf,
@@ -46,6 +48,7 @@ impl Arguments {
             instructions: false,
             cases: Vec::new(),
             peers: None,
+            rate: None,
             rounds: 5,
             round: Duration::from_millis(700),
             out: "target/peers/report".into(),
@@ -70,6 +73,7 @@ impl Arguments {
                 "--peers" => {
                     parsed.peers = Some(value()?.split(',').map(str::to_owned).collect());
                 }
+                "--rate" => parsed.rate = Some(rate(&value()?)?),
                 "--rounds" => parsed.rounds = number(&word, &value()?)?,
                 "--millis" => {
                     parsed.round = Duration::from_millis(number(&word, &value()?)? as u64);
@@ -83,6 +87,9 @@ impl Arguments {
             return Err(
                 "--scenario has no cases: say it without --quick, --full and --case".into(),
             );
+        }
+        if parsed.rate.is_some() && (parsed.scenario || parsed.instructions) {
+            return Err("--rate is for cases: say it without --scenario and --instructions".into());
         }
         if parsed.scenario && parsed.instructions {
             return Err("say one of --scenario and --instructions".into());
@@ -101,6 +108,15 @@ impl Arguments {
             _ => return Err("say one of --quick, --full and --case".into()),
         }
         Ok(parsed)
+    }
+}
+
+fn rate(value: &str) -> Result<u32, String> {
+    match value.parse() {
+        Ok(rate @ 1..=1_000_000) => Ok(rate),
+        _ => Err(format!(
+            "--rate takes a number from 1 to 1000000, not {value:?}"
+        )),
     }
 }
 

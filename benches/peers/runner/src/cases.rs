@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use load::Work;
+use load::{Burden, Work};
 use serde::Serialize;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +30,22 @@ impl Case {
             callers,
             bytes,
             server: LEAN,
+        }
+    }
+
+    /// As a contender is told it.
+    pub fn burden(&self, rate: Option<u32>) -> Burden {
+        let Self {
+            work,
+            callers,
+            bytes: size,
+            ..
+        } = *self;
+        Burden {
+            work,
+            callers,
+            size,
+            rate,
         }
     }
 

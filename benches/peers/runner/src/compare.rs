@@ -119,7 +119,7 @@ impl Turn {
         let Ok(contender) = &mut self.state else {
             return;
         };
-        match contender.round(case, arguments.round, count) {
+        match contender.round(case.burden(arguments.rate), arguments.round, count) {
             Ok(figures) if figures.failed > 0 && keep => {
                 let first = figures.error.as_deref().unwrap_or("unknown");
                 self.state = Err(format!("{} calls failed: {first}", figures.failed));

@@ -10,13 +10,10 @@ use std::{
     time::Duration,
 };
 
-use load::{Ask, Failure, Figures, Work};
+use load::{Ask, Burden, Failure, Figures};
 use serde::de::DeserializeOwned;
 
-use crate::{
-    cases::Case,
-    peers::{Peer, program},
-};
+use crate::peers::{Peer, program};
 
 /// Clients on one core and servers on another, where there are two.
 const CLIENT_CORE: &str = "0";
@@ -131,29 +128,16 @@ impl Contender {
         Ok(contender)
     }
 
-    pub fn round(&mut self, case: &Case, time: Duration, count: bool) -> Result<Figures, Failure> {
-        let Case {
-            work,
-            callers,
-            bytes,
-            ..
-        } = *case;
-        self.ask_round(work, callers, bytes, time, count)
-    }
-
-    fn ask_round(
+    /// Counts allocations or takes times: both at once would be worth nothing.
+    pub fn round(
         &mut self,
-        work: Work,
-        callers: usize,
-        size: usize,
+        burden: Burden,
         time: Duration,
         count: bool,
     ) -> Result<Figures, Failure> {
         let millis = u64::try_from(time.as_millis())?;
         self.tell(&Ask::Round {
-            work,
-            callers,
-            size,
+            burden,
             millis,
             count,
         })?;

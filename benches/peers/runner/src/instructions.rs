@@ -95,7 +95,7 @@ fn one(peer: &Peer, case: &Case, log: &Path) -> Result<f64, Failure> {
     let mut totals = [(0.0, 0.0); 2];
     for (total, time) in totals.iter_mut().zip([SHORT, LONG]) {
         let mut contender = Contender::counted(peer, &servers.addresses, log)?;
-        let figures = contender.round(case, time, false)?;
+        let figures = contender.round(case.burden(None), time, false)?;
         if let Some(error) = figures.error {
             return Err(format!("{} calls failed: {error}", figures.failed).into());
         }

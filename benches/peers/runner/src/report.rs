@@ -57,6 +57,8 @@ fn line(row: &Row) -> String {
 struct Report {
     command: String,
     rounds: usize,
+    /// Calls a second, where they were paced.
+    rate: Option<u32>,
     round_millis: u128,
     machine: Machine,
     peers: Peers,
@@ -72,17 +74,22 @@ pub fn write(
     let report = Report {
         command: format!("scripts/bench-peers {}", arguments.said),
         rounds: arguments.rounds,
+        rate: arguments.rate,
         round_millis: arguments.round.as_millis(),
         machine,
         peers,
         cases,
     };
     fs::create_dir_all(&arguments.out)?;
+    let pace = arguments
+        .rate
+        .map(|rate| format!("{rate} calls a second; "));
+    let foot = pace.unwrap_or_default() + &report.machine.line();
     for directory in [Some(&arguments.out), arguments.plots.as_ref()]
         .into_iter()
         .flatten()
     {
-        plot::draw(&report.cases, &report.machine, directory)?;
+        plot::draw(&report.cases, &foot, directory)?;
     }
     let path = arguments.out.join("report.json");
     fs::write(&path, serde_json::to_string_pretty(&report)?)?;

@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, time::Duration};
 
-use load::{Ask, Failure, Sample};
+use load::{Ask, Burden, Failure, Sample, Work};
 use serde::Serialize;
 
 use crate::{
@@ -115,12 +115,16 @@ fn one(peer: &Peer) -> Result<Vec<Sample>, Failure> {
     let without = listed.clone();
     listed.extend(dying.iter().flat_map(|servers| &servers.addresses));
     let mut contender = Contender::start(peer, &listed)?;
-    let (callers, size) = (CALLERS, BYTES);
     let end = STEPS.iter().map(|(at, ..)| *at).max().unwrap_or(0);
     let every = u64::try_from(EVERY.as_millis())?;
+    let burden = Burden {
+        work: Work::Unary,
+        callers: CALLERS,
+        size: BYTES,
+        rate: None,
+    };
     contender.tell(&Ask::Watch {
-        callers,
-        size,
+        burden,
         millis: end * 1000,
         every,
     })?;

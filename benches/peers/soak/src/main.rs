@@ -12,7 +12,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use fleet::Fleet;
 use grpc::Grpc;
-use load::{Callers, Failure, Peer, Tally, Work, resident};
+use load::{Burden, Callers, Failure, Peer, Tally, Work, resident};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout},
@@ -26,6 +26,12 @@ scripts/soak: 256 callers for ten minutes while servers come and go; fails when 
 
 const CALLERS: usize = 256;
 const SERVERS: usize = 8;
+const BURDEN: Burden = Burden {
+    work: Work::Unary,
+    callers: CALLERS,
+    size: 16,
+    rate: None,
+};
 
 /// How long nothing comes or goes before memory and tasks are looked at: a removed server has five seconds to end
 /// what it serves, and one that was refused is dialled again within seconds.
@@ -115,7 +121,7 @@ async fn soak(minutes: u64) -> Result<(), Failure> {
     let began = Instant::now();
     let end = began + Duration::from_secs(60 * minutes);
     let last = end + Duration::from_secs(120);
-    let callers = Callers::start(&soaked, Work::Unary, CALLERS, 16, last, &tally);
+    let callers = Callers::start(&soaked, BURDEN, last, &tally);
     println!(
         "{CALLERS} callers, {SERVERS} servers of which one is replaced every second or so, for {minutes} minutes"
     );

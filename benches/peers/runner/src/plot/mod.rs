@@ -13,7 +13,6 @@ pub use lines::{Axis, Line, Mark, Panel, lines};
 
 use crate::{
     compare::{Compared, Row},
-    machine::Machine,
     peers::{self, BASE, OURS},
 };
 
@@ -34,11 +33,10 @@ pub fn colour(peer: &str) -> &'static str {
 }
 
 /// Draws what these cases can show: what a call costs, and how that changes with servers and callers.
-pub fn draw(cases: &[Compared], machine: &Machine, into: &Path) -> Result<(), Failure> {
+pub fn draw(cases: &[Compared], foot: &str, into: &Path) -> Result<(), Failure> {
     fs::create_dir_all(into)?;
-    let place = machine.line();
     if let Some(shown) = at(cases, 4, 64).or(cases.first()) {
-        fs::write(into.join("cost.svg"), cost(shown, &place))?;
+        fs::write(into.join("cost.svg"), cost(shown, foot))?;
     }
     let by_servers = across(cases, |case| (case.callers == 64).then_some(case.servers));
     let by_callers = across(cases, |case| (case.servers == 4).then_some(case.callers));
@@ -60,10 +58,7 @@ pub fn draw(cases: &[Compared], machine: &Machine, into: &Path) -> Result<(), Fa
     .collect();
     if !panels.is_empty() {
         let title = "Unary echo of 16 bytes, one client core, lean servers on another";
-        fs::write(
-            into.join("scale.svg"),
-            lines(title, &panels, &[], &place, 2),
-        )?;
+        fs::write(into.join("scale.svg"), lines(title, &panels, &[], foot, 2))?;
     }
     Ok(())
 }
