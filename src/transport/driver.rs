@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -81,7 +81,11 @@ pub(super) struct Traffic {
 
 /// A timer that is kept, and moved when its time is another one.
 #[derive(Debug, Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom it wakes.
+    waker: Option<Waker>,
+}
 
 /// Whether there were calls since it was last asked, which is now and then.
 #[derive(Debug)]
@@ -268,6 +272,10 @@ impl Driver {
         let (Some(pulse), Some(pings)) = (&mut self.pulse, &mut self.pings) else {
             return Poll::Pending;
         };
+        // What is heard meanwhile only puts off what is due: it is soon enough to look when the alarm rings.
+        if self.alarm.is_quiet(cx) {
+            return Poll::Pending;
+        }
         loop {
             let busy = self.shared.is_busy();
             match pulse.look(Instant::now(), self.heard, busy) {
@@ -352,7 +360,7 @@ impl Rest {
     /// Whether a time has gone by without a call. Each call that comes or goes is a turn of the driver.
     fn poll(&mut self, open: bool, cx: &mut Context<'_>) -> bool {
         let mut idle = false;
-        if self.alarm.0.is_none() || self.alarm.poll(cx).is_ready() {
+        if self.alarm.sleep.is_none() || self.alarm.poll(cx).is_ready() {
             idle = !std::mem::replace(&mut self.busy, open) && !open;
             self.alarm.set(Some(Instant::now() + self.every));
             // It has to be polled to wake anybody.
@@ -365,18 +373,36 @@ impl Rest {
 
 impl Alarm {
     fn set(&mut self, until: Option<Instant>) {
-        match (&mut self.0, until) {
-            (Some(alarm), Some(until)) if alarm.deadline() == until => {}
-            (Some(alarm), Some(until)) => alarm.as_mut().reset(until),
-            (alarm, until) => *alarm = until.map(|until| Box::pin(sleep_until(until))),
+        if let (Some(sleep), Some(until)) = (&self.sleep, until)
+            && sleep.deadline() == until
+        {
+            return;
+        }
+        // One that has rung has forgotten whom to wake.
+        self.waker = None;
+        match (&mut self.sleep, until) {
+            (Some(sleep), Some(until)) => sleep.as_mut().reset(until),
+            (sleep, until) => *sleep = until.map(|until| Box::pin(sleep_until(until))),
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
-            Some(alarm) => alarm.as_mut().poll(cx),
-            None => Poll::Pending,
+        if self.is_quiet(cx) {
+            return Poll::Pending;
         }
+        let Some(sleep) = &mut self.sleep else {
+            return Poll::Pending;
+        };
+        let rung = sleep.as_mut().poll(cx);
+        self.waker = rung.is_pending().then(|| cx.waker().clone());
+        rung
+    }
+
+    /// Whether it is set, has not rung, and will wake this task when it does.
+    fn is_quiet(&self, cx: &Context<'_>) -> bool {
+        let wakes = |waker: &Waker| waker.will_wake(cx.waker());
+        self.waker.as_ref().is_some_and(wakes)
+            && self.sleep.as_ref().is_some_and(|sleep| !sleep.is_elapsed())
     }
 }
 
