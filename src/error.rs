@@ -45,6 +45,8 @@ pub enum ErrorKind {
     NoSpace,
     /// No answer came in time.
     Timeout,
+    /// As many calls are under way as may be.
+    Overloaded,
     /// The other side cannot be reached, or cannot serve now.
     Unavailable,
 }
@@ -60,6 +62,7 @@ impl ErrorKind {
             Self::Denied => "denied",
             Self::NoSpace => "no_space",
             Self::Timeout => "timeout",
+            Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
         }
     }
@@ -99,7 +102,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         matches!(
             self.0.kind,
-            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Lost | ErrorKind::NoSpace
+            ErrorKind::Unavailable
+                | ErrorKind::Timeout
+                | ErrorKind::Lost
+                | ErrorKind::NoSpace
+                | ErrorKind::Overloaded
         )
     }
 

@@ -98,12 +98,12 @@ async fn a_server_takes_calls_when_it_says_so_and_not_before() {
 
 #[tokio::test]
 async fn each_change_is_told_once_with_its_reason() {
-    let clinic = Clinic::of(1, Duration::ZERO).await;
+    let clinic = Clinic::of(2, Duration::ZERO).await;
     let channel = builder(&clinic)
         .health(Grpc::watch("echo"))
         .build()
         .unwrap();
-    becomes(&channel, 1).await;
+    becomes(&channel, 2).await;
     let mut events = channel.events();
 
     clinic.patients[0].says(NotServing).await;

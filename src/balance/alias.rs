@@ -20,11 +20,10 @@ struct Column {
 impl Alias {
     /// Endpoints by their weights. Where all weights are 0, they count as equal.
     pub(super) fn of(ready: &Endpoints) -> Self {
-        let weight = |endpoint: &Endpoint| u64::from(endpoint.instance().weight);
-        Self::new(&ready.iter().map(weight).collect::<Vec<_>>())
+        Self::new(&ready.iter().map(Endpoint::weight).collect::<Vec<_>>())
     }
 
-    fn new(weights: &[u64]) -> Self {
+    pub(super) fn new(weights: &[u64]) -> Self {
         let n = weights.len() as u64;
         let sum: u64 = weights.iter().sum();
         let equal = sum == 0;

@@ -8,7 +8,8 @@ use crate::{Endpoint, Endpoints};
 /// Two draws suffice to keep away from the busy ones, and unlike a search for the least busy of all they do
 /// not send every client to the same place at once. When nobody is busy, calls are shared by weight. One
 /// that takes four times as long to answer as the other counts as that much busier: calls in flight alone
-/// would give a hundred times slower server every second call of a caller who asks one at a time.
+/// would give a hundred times slower server every second call of a caller who asks one at a time. One whose
+/// calls fail counts as busier, too, the more of them the busier: failing at once is no way to look idle.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastLoaded;
 
@@ -21,7 +22,7 @@ struct OfTwo {
 
 impl Policy for LeastLoaded {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        let mut weights = ready.iter().map(|endpoint| endpoint.instance().weight);
+        let mut weights = ready.iter().map(Endpoint::weight);
         let first = weights.next();
         let equal = weights.all(|weight| Some(weight) == first);
         Box::new(OfTwo {
@@ -47,17 +48,23 @@ impl OfTwo {
     fn is_busier(&self, first: usize, second: usize) -> bool {
         let [a, b] = [first, second].map(|place| &self.endpoints[place]);
         let load = |endpoint: &Endpoint| endpoint.in_flight() as u64;
-        let weight = |endpoint: &Endpoint| u64::from(endpoint.instance().weight.max(1));
+        let weight = |endpoint: &Endpoint| endpoint.weight().max(1);
         let [slow, fast] = [a, b].map(|endpoint| u64::from(endpoint.latency().now()));
+        let [good, bad] = [a, b].map(|endpoint| endpoint.conduct().name());
         let differ = slow.min(fast) > 0 && slow.max(fast) >= slow.min(fast) * APART;
-        if !differ {
+        if !differ && good.abs_diff(bad) < BLEMISH {
             return load(a) * weight(b) > load(b) * weight(a);
         }
-        let cost = |endpoint, latency, other| {
-            u128::from((load(endpoint) + 1) * latency) * u128::from(weight(other))
+        // Failures cost by the square of what is left of a good name.
+        let cost = |endpoint, latency: u64, other, name: u32| {
+            let latency = if differ { latency } else { 1 };
+            let busy = u128::from((load(endpoint) + 1) * latency);
+            busy * u128::from(weight(other)) * u128::from(name).pow(2)
         };
-        let busier = cost(a, slow, b) > cost(b, fast, a);
-        if busier { a } else { b }.latency().lost();
+        let busier = cost(a, slow, b, bad) > cost(b, fast, a, good);
+        let loser = if busier { a } else { b };
+        let a_while = loser.latency().lost();
+        loser.conduct().lost(a_while);
         busier
     }
 }
@@ -65,6 +72,8 @@ impl OfTwo {
 /// Latencies closer than this times each other are the same: to follow every difference would leave the
 /// slightly slower half of a fleet idle.
 const APART: u64 = 4;
+/// Good names that differ by less, of 256, are the same.
+const BLEMISH: u32 = 16;
 
 impl Pick for OfTwo {
     fn pick(&self, _: &Call<'_>) -> usize {
@@ -82,7 +91,10 @@ impl Pick for OfTwo {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::{super::conform, *};
+    use crate::health::EndedBy;
 
     #[test]
     fn the_busier_of_two_is_not_picked() {
@@ -137,5 +149,33 @@ mod tests {
 
         assert!(of_two.is_busier(1, 0));
         assert!(!of_two.is_busier(0, 1));
+    }
+    #[test]
+    fn one_that_fails_at_once_gets_next_to_nothing_and_is_tried_again() {
+        let headers = http::HeaderMap::new();
+        let ready = conform::endpoints(&[1; 5]);
+        let pick = LeastLoaded.over(&ready);
+        let mut failed = 0;
+
+        for _ in 0..20_000 {
+            let picked = pick.pick(&Call::new("/a.B/C", &headers));
+            let mut call = ready[picked].begin();
+            let code = if picked == 0 {
+                Code::Internal
+            } else {
+                Code::Ok
+            };
+            call.ended_by(EndedBy::Status, code);
+            failed += usize::from(picked == 0);
+        }
+
+        assert!((3..400).contains(&failed), "{failed}");
+    }
+
+    #[test]
+    fn one_that_ramps_is_given_its_share() {
+        let counts = conform::ramping(&LeastLoaded, &[100, 10, 100], 21_000);
+
+        assert!(counts[1].abs_diff(1_000) < 150, "{counts:?}");
     }
 }

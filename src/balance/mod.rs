@@ -45,7 +45,7 @@ pub use weighted::Weighted;
 
 pub(crate) use dice::below;
 
-use crate::{Endpoints, Error, InstanceId};
+use crate::{Endpoint, Endpoints, Error, InstanceId};
 
 /// How calls are shared out among the ready endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
@@ -131,11 +131,18 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
     }
 }
 
+/// What share each has, unless all have all of it.
+fn shares(ready: &Endpoints) -> Option<Vec<u64>> {
+    let share = |endpoint: &Endpoint| u64::from(endpoint.share());
+    let partial = ready.iter().any(|endpoint| endpoint.share() < 100);
+    partial.then(|| ready.iter().map(share).collect())
+}
+
 /// What every policy owes, whoever wrote it.
 #[cfg(test)]
 pub(crate) mod conform {
     use super::*;
-    use crate::{Endpoint, Instance};
+    use crate::Instance;
 
     pub(crate) fn endpoints(weights: &[u32]) -> Endpoints {
         let make = |(place, &weight): (usize, &u32)| {
@@ -149,9 +156,23 @@ pub(crate) mod conform {
 
     /// How often each of these is picked in so many picks.
     pub(crate) fn counts(policy: &dyn Policy, weights: &[u32], picks: usize) -> Vec<usize> {
+        picked(policy, &endpoints(weights), picks)
+    }
+
+    /// The same for equals with these shares.
+    pub(crate) fn ramping(policy: &dyn Policy, shares: &[u8], picks: usize) -> Vec<usize> {
+        let all = endpoints(&vec![1; shares.len()]);
+        let given = all
+            .iter()
+            .zip(shares)
+            .map(|(e, &share)| e.clone().given(share));
+        picked(policy, &given.collect(), picks)
+    }
+
+    fn picked(policy: &dyn Policy, ready: &Endpoints, picks: usize) -> Vec<usize> {
         let headers = HeaderMap::new();
-        let pick = policy.over(&endpoints(weights));
-        let mut counts = vec![0; weights.len()];
+        let pick = policy.over(ready);
+        let mut counts = vec![0; ready.len()];
         for _ in 0..picks {
             counts[pick.pick(&Call::new("/a.B/C", &headers))] += 1;
         }

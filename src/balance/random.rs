@@ -1,9 +1,9 @@
 //! By chance.
 
-use super::{Call, Pick, Policy, alias::Alias, dice};
+use super::{Call, Pick, Policy, alias::Alias, dice, shares};
 use crate::Endpoints;
 
-/// Any ready endpoint, all equally likely.
+/// Any ready endpoint, all equally likely, as far as they have their [share](crate::Endpoint::share).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Random;
 
@@ -19,7 +19,10 @@ struct Likely(Alias);
 
 impl Policy for Random {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        Box::new(Any(ready.len()))
+        match shares(ready) {
+            None => Box::new(Any(ready.len())),
+            Some(shares) => Box::new(Likely(Alias::new(&shares))),
+        }
     }
 }
 
@@ -43,7 +46,10 @@ impl Pick for Likely {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::conform::counts, *};
+    use super::{
+        super::conform::{counts, ramping},
+        *,
+    };
 
     #[test]
     fn random_is_fair_within_two_in_a_hundred() {
@@ -59,5 +65,12 @@ mod tests {
         for (count, share) in counts.into_iter().zip([30_000, 10_000, 10_000, 50_000]) {
             assert!(count.abs_diff(share) < 1_000, "{count} for {share}");
         }
+    }
+    #[test]
+    fn one_that_ramps_is_drawn_as_often_as_its_share() {
+        let counts = ramping(&Random, &[100, 10, 100], 21_000);
+
+        assert!(counts[1].abs_diff(1_000) < 150, "{counts:?}");
+        assert!(counts[0].abs_diff(10_000) < 400, "{counts:?}");
     }
 }

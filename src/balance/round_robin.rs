@@ -2,13 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::{Call, Pick, Policy, dice};
+use super::{Call, Pick, Policy, dice, shares, weighted};
 use crate::Endpoints;
 
-/// Each ready endpoint in turn.
+/// Each ready endpoint in turn, as far as it has its [share](crate::Endpoint::share).
 ///
 /// The turn is carried over when endpoints come and go, so that a set in flux does not favour those at its
 /// front, and starts at a random place, so that many clients do not march in step.
@@ -34,6 +34,10 @@ impl Default for RoundRobin {
 
 impl Policy for RoundRobin {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
+        if let Some(shares) = shares(ready) {
+            let anywhere = AtomicU64::new(dice::roll() >> 32);
+            return weighted::by(&Arc::new(anywhere), shares);
+        }
         Box::new(Turns {
             turn: Arc::clone(&self.turn),
             among: ready.len(),
@@ -75,5 +79,11 @@ mod tests {
         }
 
         assert_eq!(counts, [100; 3]);
+    }
+    #[test]
+    fn one_that_ramps_has_fewer_turns() {
+        let counts = conform::ramping(&RoundRobin::default(), &[100, 10, 100], 21_000);
+
+        assert_eq!(counts, [10_000, 1_000, 10_000]);
     }
 }

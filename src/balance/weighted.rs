@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{Call, Pick, Policy, alias::Alias, dice};
-use crate::Endpoints;
+use crate::{Endpoint, Endpoints};
 
 /// Each ready endpoint in turn, as often as its weight says, and exactly so.
 ///
@@ -22,7 +22,7 @@ pub struct Weighted {
 #[derive(Debug)]
 struct Strides {
     turn: Arc<AtomicU64>,
-    weights: Box<[u32]>,
+    weights: Box<[u64]>,
     greatest: u64,
 }
 
@@ -48,26 +48,48 @@ impl Default for Weighted {
 
 impl Policy for Weighted {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        let turn = Arc::clone(&self.turn);
-        let mut weights: Box<[u32]> = ready
-            .iter()
-            .map(|endpoint| endpoint.instance().weight)
-            .collect();
-        let greatest = weights.iter().copied().max().map_or(0, u64::from);
-        let sum: u64 = weights.iter().copied().map(u64::from).sum();
-        if greatest == 0 {
-            weights.fill(1);
-        }
-        if greatest * weights.len() as u64 > sum * MOST_SKIPS {
-            let alias = Alias::of(ready);
-            return Box::new(Spread { turn, alias });
-        }
-        let greatest = greatest.max(1);
-        Box::new(Strides {
-            turn,
-            weights,
-            greatest,
-        })
+        by(&self.turn, ready.iter().map(Endpoint::weight).collect())
+    }
+}
+
+/// Turns by these weights; where all are 0, they count as equal.
+pub(super) fn by(turn: &Arc<AtomicU64>, mut weights: Vec<u64>) -> Box<dyn Pick> {
+    let turn = Arc::clone(turn);
+    let divisor = weights.iter().copied().fold(0, greatest_common_divisor);
+    if divisor == 0 {
+        weights.fill(1);
+    } else {
+        weights.iter_mut().for_each(|weight| *weight /= divisor);
+    }
+    let mut greatest = weights.iter().copied().max().unwrap_or(1);
+    // Two of them multiplied must fit into one word.
+    let excess = (u64::BITS - greatest.leading_zeros()).saturating_sub(u32::BITS);
+    if excess > 0 {
+        let scaled = |weight: u64| (weight >> excess).max(weight.min(1));
+        weights
+            .iter_mut()
+            .for_each(|weight| *weight = scaled(*weight));
+        greatest >>= excess;
+    }
+    let sum: u64 = weights.iter().sum();
+    if greatest * weights.len() as u64 > sum * MOST_SKIPS {
+        let alias = Alias::new(&weights);
+        return Box::new(Spread { turn, alias });
+    }
+    let weights = weights.into();
+    Box::new(Strides {
+        turn,
+        weights,
+        greatest,
+    })
+}
+
+/// Weights that have it in common are the same without it, in a shorter round.
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
     }
 }
 
@@ -77,7 +99,7 @@ impl Pick for Strides {
         loop {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let (round, place) = (turn / n, turn % n);
-            let weight = u64::from(self.weights[place as usize]);
+            let weight = self.weights[place as usize];
             // Endpoints start their strides at different places, so that light ones do not bunch up.
             let offset = place.wrapping_mul(GOLDEN) % self.greatest;
             let reached = ((weight * (round % self.greatest)) + offset) % self.greatest;
@@ -139,6 +161,16 @@ mod tests {
         assert!(counts[0].abs_diff(100_000) < 200, "{}", counts[0]);
         assert!(
             counts[1..].iter().all(|count| count.abs_diff(1_000) < 100),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn the_greatest_weights_there_can_be_are_no_trouble() {
+        let counts = counts(&from(0), &[u32::MAX, u32::MAX - 1, 1], 30_000);
+
+        assert!(
+            counts[0].abs_diff(15_000) < 10 && counts[2] < 3,
             "{counts:?}"
         );
     }

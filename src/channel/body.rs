@@ -6,16 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
-use super::ServedBy;
-use crate::{
-    endpoint::{InFlight, Outcome},
-    transport::Incoming,
-};
+use super::{ServedBy, admitted::Admitted};
+use crate::{Error, endpoint::InFlight, health::EndedBy, transport::Incoming};
 
 /// Counts the call as in flight until its body ends, is dropped, or runs out of time.
 pub(super) struct Watched {
@@ -23,6 +20,9 @@ pub(super) struct Watched {
     call: Option<InFlight>,
     served: ServedBy,
     deadline: Option<Instant>,
+    admitted: Option<Admitted>,
+    /// Whether any of the response has come.
+    begun: bool,
     /// Made when the body first keeps the caller waiting: most bodies are there by then.
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -33,24 +33,53 @@ impl Watched {
         call: InFlight,
         served: ServedBy,
         deadline: Option<Instant>,
+        admitted: Option<Admitted>,
     ) -> Self {
         Self {
             incoming,
             call: Some(call),
             served,
             deadline,
+            admitted,
+            begun: false,
             sleep: None,
         }
     }
 
-    fn ended(&mut self, outcome: Outcome) {
+    /// The call has ended, and this is what it showed.
+    fn ended(&mut self, how: impl FnOnce(&mut InFlight)) {
         if let Some(mut call) = self.call.take() {
-            call.ended(outcome);
+            how(&mut call);
         }
+        self.admitted = None;
     }
 
-    fn failed(&mut self, mut status: Status) -> Status {
-        self.ended(Outcome::of(status.code()));
+    /// The time is over. A stream that has brought something may well have been meant to last.
+    fn late(&mut self, status: Status) -> Status {
+        let begun = self.begun;
+        self.ended(|call| {
+            if !begun {
+                call.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
+            }
+        });
+        self.noted(status)
+    }
+
+    fn failed(&mut self, status: Status) -> Status {
+        let (code, deadline) = (status.code(), self.deadline);
+        let cause = std::error::Error::source(&status);
+        let is_reset = cause.is_some_and(|cause| cause.is::<h2::Error>());
+        let is_broken = cause.is_some_and(|cause| cause.is::<Error>());
+        self.ended(|call| match (is_reset, is_broken) {
+            (true, _) => call.reset_with(code, deadline),
+            (_, true) => call.lost(),
+            // The caller's own body failed.
+            _ => {}
+        });
+        self.noted(status)
+    }
+
+    fn noted(&self, mut status: Status) -> Status {
         self.served.note_in(&mut status);
         status
     }
@@ -85,24 +114,26 @@ impl Body for Watched {
                 let status = ready!(this.poll_deadline(cx));
                 // Who has got the error may hold on to the body for long.
                 this.incoming.cancel();
-                return Poll::Ready(Some(Err(this.failed(status))));
+                return Poll::Ready(Some(Err(this.late(status))));
             }
         };
         match frame {
             Some(Ok(mut frame)) => {
+                this.begun = true;
                 if let Some(trailers) = frame.trailers_mut() {
                     let code = code(trailers).unwrap_or(Code::Unknown);
+                    let deadline = this.deadline;
+                    this.ended(|call| call.ended_with(code, trailers, deadline));
                     if code != Code::Ok {
                         this.served.note(trailers);
                     }
-                    this.ended(Outcome::of(code));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(status)) => Poll::Ready(Some(Err(this.failed(status)))),
             None => {
                 // The head has said what became of the call, or nobody has.
-                this.ended(Outcome::Failure);
+                this.ended(|call| call.ended_by(EndedBy::Reset, Code::Unknown));
                 Poll::Ready(None)
             }
         }
@@ -124,6 +155,26 @@ pub(super) fn code(metadata: &HeaderMap) -> Option<Code> {
     // Looked through, as there are few: to look a name up is to hash it.
     let status = metadata.iter().find(|(name, _)| **name == STATUS);
     Some(Code::from_bytes(status?.1.as_bytes()))
+}
+
+/// What a response that is none of gRPC's says in gRPC's words.
+pub(super) fn code_of(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502 | 503 | 504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
+
+/// Whether a call was refused because the server is about to leave.
+pub(super) fn is_goodbye(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause
+        .and_then(|cause| cause.downcast_ref::<h2::Error>())
+        .is_some_and(h2::Error::is_go_away)
 }
 
 /// The call went to this server, and its time ran out.

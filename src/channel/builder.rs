@@ -1,5 +1,7 @@
 //! How a channel is to behave.
 
+mod health;
+
 use std::{
     fmt,
     path::PathBuf,
@@ -17,7 +19,7 @@ use crate::{
     Backoff, Error, Instance, ServiceName, Target,
     backoff::countable,
     balance::{LeastLoaded, Policy},
-    endpoint::Limits,
+    endpoint::{Health, Limits},
     health::Checks,
     resolve::{self, Resolve},
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
@@ -34,6 +36,8 @@ pub struct Builder {
     connect: Arc<dyn Connect>,
     settings: Settings,
     limits: Limits,
+    breaker: usize,
+    max_calls: Option<usize>,
     patience: Duration,
     timeout: Option<Duration>,
     drain: Option<Duration>,
@@ -82,7 +86,10 @@ impl Builder {
                 dials: 256,
                 asked: false,
                 connections: 4,
+                health: Health::default(),
             },
+            breaker: 1024,
+            max_calls: None,
             patience: Duration::from_secs(5),
             timeout: None,
             drain: None,
@@ -312,6 +319,9 @@ impl Builder {
             crowded: crowd,
             patience: self.patience,
             timeout: self.timeout,
+            breaker: self.breaker,
+            max_calls: self.max_calls,
+            under_way: AtomicUsize::new(0),
         });
         let driver = Driver {
             shared: Arc::clone(&shared),
@@ -338,6 +348,7 @@ impl Builder {
             tls.check()?;
         }
         self.checks.iter().try_for_each(Checks::check)?;
+        self.check_health()?;
         let refuse = |what: &str| Err(Error::config(what));
         self.settings.windows.check()?;
         if self.limits.dials == 0 {

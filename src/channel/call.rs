@@ -2,22 +2,25 @@
 
 use std::{
     future,
-    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
-use super::{Answer, Calling, Channel, ServedBy, Shared, View, body};
+use super::{
+    Answer, Calling, Channel, ServedBy, Shared, View,
+    admitted::Admitted,
+    body,
+    place::{Chosen, Queues, take},
+};
 use crate::{
-    Endpoint, Endpoints, Error, InstanceId,
+    Endpoint, Endpoints, Error, ErrorKind, InstanceId,
     balance::{self, Call},
-    endpoint::Outcome,
-    transport::{Connection, Failure, Outgoing, Slot},
+    health::EndedBy,
+    transport::{Connection, Failure, Outgoing},
 };
 
 /// Sends a request to this endpoint, if it is connected.
@@ -62,15 +65,8 @@ pub(super) fn call(channel: Channel, request: http::Request<Body>) -> Calling {
     }
 }
 
-/// Where a call goes, and its place there.
-struct Chosen {
-    endpoint: Endpoint,
-    connection: Arc<Connection>,
-    slot: Slot,
-}
-
-/// So many connections without room are waited for at once; which ones is left to chance.
-const QUEUES: usize = 16;
+/// So many of those that are tried are looked at for one call.
+const LOOKS: usize = 4;
 
 struct Attempts {
     channel: Channel,
@@ -82,10 +78,12 @@ struct Attempts {
     /// Why it was refused, if it was: that may happen once.
     refused: Option<InstanceId>,
     outgoing: Outgoing,
+    admitted: Option<Admitted>,
 }
 
 impl Attempts {
     fn new(channel: Channel, mut request: http::Request<Body>) -> Result<Self, Status> {
+        let admitted = Admitted::to(&channel.shared)?;
         Ok(Self {
             deadline: deadline(&channel.shared, request.headers_mut())?,
             channel,
@@ -93,6 +91,7 @@ impl Attempts {
             tried: Vec::new(),
             refused: None,
             outgoing: Outgoing::new(request),
+            admitted,
         })
     }
 
@@ -117,8 +116,9 @@ impl Attempts {
                 self.tell_time_left();
                 return Ok(chosen);
             }
+            self.is_bearable(&view)?;
             // It has not left, so that whoever has room first may have it.
-            full.join(self.usable_of(&view.ready));
+            full.join(self.usable_of(&view.ready), self.channel.shared.breaker);
             let (until, due) = match self.deadline {
                 // A call without a time limit waits for room as long as there is a connection.
                 None if !full.is_empty() => (None, Status::unavailable as fn(String) -> Status),
@@ -166,6 +166,11 @@ impl Attempts {
     }
 
     fn choose(&self, view: &View) -> Option<Chosen> {
+        if !view.on_trial.is_empty()
+            && let Some(chosen) = self.try_one(&view.on_trial)
+        {
+            return Some(chosen);
+        }
         let pick = view.pick.as_ref()?;
         let ready = &view.ready;
         let picked = pick.pick(&Call {
@@ -174,14 +179,11 @@ impl Attempts {
             tried: &self.tried,
         });
         let endpoint = ready.get(picked).or_else(|| ready.get(0))?;
-        if let Some(connection) = self.usable(endpoint)
-            && let Some(slot) = connection.try_slot()
+        if endpoint.conduct().is_open()
+            && let Some(connection) = self.usable(endpoint)
+            && let Some(chosen) = take(endpoint, connection, self.channel.shared.breaker)
         {
-            return Some(Chosen {
-                endpoint: endpoint.clone(),
-                connection,
-                slot,
-            });
+            return Some(chosen);
         }
         self.choose_roomy(ready, endpoint)
     }
@@ -189,31 +191,72 @@ impl Attempts {
     /// The picked endpoint has no room on its first connection: another of its own, or another endpoint.
     #[cold]
     fn choose_roomy(&self, ready: &Endpoints, picked: &Endpoint) -> Option<Chosen> {
-        if !self.tried.contains(picked.id()) {
-            let own = connected(picked).map(|connection| (picked.clone(), connection));
-            let mut own = own.peekable();
+        let limit = self.channel.shared.breaker;
+        if !self.tried.contains(picked.id()) && picked.conduct().is_open() {
+            let mut own = connected(picked).peekable();
             let is_connected = own.peek().is_some();
-            if let Some(chosen) = own.find_map(has_room) {
+            if let Some(chosen) = own.find_map(|connection| take(picked, connection, limit)) {
                 return Some(chosen);
             }
             if is_connected {
                 self.channel.shared.crowd(picked);
             }
         }
+        let has_room = |(endpoint, connection): (&Endpoint, _)| take(endpoint, connection, limit);
         let with_room = self.usable_of(ready).find_map(has_room);
         with_room.or_else(|| self.refused_again(ready))
     }
 
+    /// One of those that were ejected, if it is to be tried with this call.
+    #[cold]
+    fn try_one(&self, on_trial: &Endpoints) -> Option<Chosen> {
+        let (n, start) = (on_trial.len(), balance::below(on_trial.len()));
+        let some = (0..n.min(LOOKS)).filter_map(|nth| on_trial.get((start + nth) % n));
+        some.filter(|endpoint| !self.tried.contains(endpoint.id()))
+            .find_map(|endpoint| {
+                let connection = connected(endpoint).next()?;
+                let slot = connection.try_slot()?;
+                let in_flight = endpoint.begin_trial()?;
+                Some(Chosen {
+                    endpoint: endpoint.clone(),
+                    connection,
+                    slot,
+                    in_flight,
+                })
+            })
+    }
+
     /// Those a call can go to, from a place by chance: a dead one's neighbour does not get all its calls.
+    /// Where all have been barred since they were found ready, that counts for nothing.
     fn usable_of<'r>(
         &'r self,
         ready: &'r Endpoints,
-    ) -> impl Iterator<Item = (Endpoint, Arc<Connection>)> + 'r {
+    ) -> impl Iterator<Item = (&'r Endpoint, Arc<Connection>)> + 'r {
         let start = balance::below(ready.len());
-        let untried = ready
-            .iter_from(start)
-            .filter(|e| !self.tried.contains(e.id()));
-        untried.flat_map(|endpoint| connected(endpoint).map(|c| (endpoint.clone(), c)))
+        let untried = move || {
+            let all = ready.iter_from(start);
+            let untried = all.filter(|endpoint| !self.tried.contains(endpoint.id()));
+            untried.flat_map(|endpoint| connected(endpoint).map(move |c| (endpoint, c)))
+        };
+        let is_open = |endpoint: &Endpoint| endpoint.conduct().is_open();
+        let any_open = untried().any(|(endpoint, _)| is_open(endpoint));
+        untried().filter(move |(endpoint, _)| !any_open || is_open(endpoint))
+    }
+
+    /// Nobody has room; an error if that is because all have as many calls as they may.
+    fn is_bearable(&self, view: &View) -> Result<(), Status> {
+        let limit = self.channel.shared.breaker;
+        let mut usable = self.usable_of(&view.ready).peekable();
+        if usable.peek().is_none() || usable.any(|(endpoint, _)| endpoint.in_flight() < limit) {
+            return Ok(());
+        }
+        let what = format!(
+            "{}: each of the {} that are ready has {limit} calls in flight, as many as it may",
+            self.channel.shared.service,
+            view.ready.len()
+        );
+        let error = Error::new(ErrorKind::Overloaded, what);
+        Err(caused(Code::Unavailable, error))
     }
 
     /// Whoever refused it may have it once more, when there is nobody else.
@@ -224,8 +267,7 @@ impl Attempts {
             return None;
         }
         let endpoint = ready.find(refused)?;
-        let mut own = connected(endpoint).map(|connection| (endpoint.clone(), connection));
-        own.find_map(has_room)
+        connected(endpoint).find_map(|c| take(endpoint, c, self.channel.shared.breaker))
     }
 
     fn usable(&self, endpoint: &Endpoint) -> Option<Arc<Connection>> {
@@ -241,9 +283,8 @@ impl Attempts {
             endpoint,
             connection,
             slot,
+            mut in_flight,
         } = chosen;
-        let mut in_flight = endpoint.begin();
-        let began = Instant::now();
         let sent = match self.deadline {
             Some(deadline) => {
                 timeout_at(deadline, connection.call_in(slot, &mut self.outgoing)).await
@@ -260,20 +301,22 @@ impl Attempts {
                 let (mut head, incoming) = response.into_parts();
                 let code = body::code(&head.headers);
                 if head.status == http::StatusCode::OK && code.is_none_or(|code| code == Code::Ok) {
-                    in_flight.took(Instant::now() - began);
+                    in_flight.is_answered();
                 }
                 // A status in the head is the last word: callers look for no more in the body.
                 if let Some(code) = code {
-                    in_flight.ended(Outcome::of(code));
+                    in_flight.ended_with(code, &head.headers, self.deadline);
                     if code != Code::Ok {
                         served.note(&mut head.headers);
                     }
                 } else if head.status != http::StatusCode::OK {
-                    in_flight.ended(Outcome::Failure);
+                    in_flight.ended_by(EndedBy::Status, body::code_of(head.status));
                 }
                 head.extensions = self.outgoing.take_extensions();
                 head.extensions.insert(served.clone());
-                let watched = body::Watched::new(incoming, in_flight, served, self.deadline);
+                let admitted = self.admitted.take();
+                let watched =
+                    body::Watched::new(incoming, in_flight, served, self.deadline, admitted);
                 Ok(Some(http::Response::from_parts(head, Answer::new(watched))))
             }
             Ok(Err(Failure::NotSent(_))) => {
@@ -282,8 +325,11 @@ impl Attempts {
                 Ok(None)
             }
             Ok(Err(Failure::Refused(error))) => {
+                // Who says goodbye may well refuse what comes too late; who stays may not.
+                if !body::is_goodbye(&error) {
+                    in_flight.ended_by(EndedBy::Reset, Code::Unavailable);
+                }
                 if self.refused.is_some() || !self.outgoing.rewind() {
-                    in_flight.ended(Outcome::Failure);
                     return failed(unavailable(error));
                 }
                 self.refused = Some(endpoint.id().clone());
@@ -291,17 +337,17 @@ impl Attempts {
                 Ok(None)
             }
             Ok(Err(Failure::Broken(error))) => {
-                in_flight.ended(Outcome::Failure);
+                in_flight.lost();
                 failed(unavailable(error))
             }
             Ok(Err(Failure::Reset(status))) => {
-                in_flight.ended(Outcome::of(status.code()));
+                in_flight.reset_with(status.code(), self.deadline);
                 failed(status)
             }
             Ok(Err(Failure::Body(status))) => failed(status),
             Err(_) => {
-                in_flight.took(Instant::now() - began);
-                in_flight.ended(Outcome::Failure);
+                in_flight.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
+                in_flight.is_given_up();
                 failed(body::late(&served))
             }
         }
@@ -325,27 +371,18 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A place there, if there is one now.
-fn has_room((endpoint, connection): (Endpoint, Arc<Connection>)) -> Option<Chosen> {
-    let slot = connection.try_slot()?;
-    Some(Chosen {
-        endpoint,
-        connection,
-        slot,
-    })
-}
-
 /// A place at this endpoint, as soon as there is one; none when it is not connected any more.
 async fn room_of(shared: &Shared, endpoint: &Endpoint) -> Option<Chosen> {
     let mut changed = shared.changed.subscribe();
     let mut full = Queues::default();
     loop {
         changed.borrow_and_update();
-        let own = || connected(endpoint).map(|connection| (endpoint.clone(), connection));
-        if let Some(chosen) = own().find_map(has_room) {
+        // Who calls one and no other knows what it can bear.
+        let limit = usize::MAX;
+        if let Some(chosen) = connected(endpoint).find_map(|c| take(endpoint, c, limit)) {
             return Some(chosen);
         }
-        full.join(own());
+        full.join(connected(endpoint).map(|c| (endpoint, c)), limit);
         if full.is_empty() {
             return None;
         }
@@ -359,45 +396,6 @@ async fn room_of(shared: &Shared, endpoint: &Endpoint) -> Option<Chosen> {
     }
 }
 
-/// The places a call has in the queues of connections without room.
-#[derive(Default)]
-struct Queues {
-    at: Vec<Arc<Connection>>,
-    turns: FuturesUnordered<Pin<Box<dyn Future<Output = Option<Chosen>> + Send>>>,
-}
-
-impl Queues {
-    /// Leaves those that take no more calls, and joins new ones; in all others it keeps its turn.
-    fn join(&mut self, usable: impl Iterator<Item = (Endpoint, Arc<Connection>)>) {
-        self.at.retain(|connection| connection.accepts());
-        for (endpoint, connection) in usable.take(QUEUES) {
-            if self.at.len() < QUEUES && !self.at.iter().any(|at| Arc::ptr_eq(at, &connection)) {
-                self.at.push(Arc::clone(&connection));
-                self.turns.push(Box::pin(room_at(endpoint, connection)));
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.at.is_empty()
-    }
-
-    /// A place; or none, from a connection that takes no more calls. Ends when there is none to wait for.
-    async fn next(&mut self) -> Option<Option<Chosen>> {
-        self.turns.next().await
-    }
-}
-
-/// A place there, in turn; none when the connection takes no more calls.
-async fn room_at(endpoint: Endpoint, connection: Arc<Connection>) -> Option<Chosen> {
-    let slot = connection.slot().await?;
-    Some(Chosen {
-        endpoint,
-        connection,
-        slot,
-    })
-}
-
 /// The endpoint's connections that take calls, the oldest first.
 fn connected(endpoint: &Endpoint) -> impl Iterator<Item = Arc<Connection>> + use<> {
     let all = endpoint.links().all();
@@ -405,7 +403,12 @@ fn connected(endpoint: &Endpoint) -> impl Iterator<Item = Arc<Connection>> + use
 }
 
 fn unavailable(error: Error) -> Status {
-    let mut status = Status::unavailable(error.chain());
+    caused(Code::Unavailable, error)
+}
+
+/// A status that has this error as its source, and in its message.
+pub(super) fn caused(code: Code, error: Error) -> Status {
+    let mut status = Status::new(code, error.chain());
     status.set_source(Arc::new(error));
     status
 }

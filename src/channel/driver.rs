@@ -107,6 +107,7 @@ impl Running {
     async fn run(mut self, updates: Updates) {
         let stop = self.driver.stop.clone();
         let shared = Arc::clone(&self.driver.shared);
+        let alarm = Arc::clone(&self.driver.limits.health.alarm);
         // The end of the updates keeps the set.
         let mut updates = updates.chain(futures_util::stream::pending());
         let mut heard = Vec::new();
@@ -125,6 +126,7 @@ impl Running {
                 () = self.driver.checking.news() => self.judge(),
                 Some(update) = updates.next() => self.apply(update),
                 Some(id) = self.driver.crowded.recv() => self.crowded(&id),
+                () = alarm.rung() => self.alarmed(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
                 () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => self.rest(),
@@ -252,6 +254,13 @@ impl Running {
         }
     }
 
+    /// Calls have seen something.
+    fn alarmed(&mut self) {
+        let notices = self.driver.limits.health.alarm.take();
+        let steps = self.set.heard(notices, Instant::now());
+        self.take(steps);
+    }
+
     fn crowded(&mut self, id: &InstanceId) {
         let steps = self.set.crowded(id, Instant::now());
         self.take(steps);
@@ -279,7 +288,14 @@ impl Running {
     }
 
     fn tell(&self, event: Event) {
-        tracing::debug!(service = %self.driver.shared.service, "{event}");
+        let service = &self.driver.shared.service;
+        match event {
+            Event::Panicked { .. } => tracing::warn!(%service, "{event}"),
+            Event::Ejected(..) | Event::Spared(..) | Event::Restored(..) | Event::Calmed { .. } => {
+                tracing::info!(%service, "{event}");
+            }
+            _ => tracing::debug!(%service, "{event}"),
+        }
         // Nobody need listen.
         let _ = self.driver.shared.events.send(event);
     }
@@ -375,6 +391,8 @@ impl Running {
             service: shared.service.clone(),
             known: known.clone(),
             ready: ready.clone(),
+            on_trial: self.set.on_trial().clone(),
+            panic: self.set.panic(),
             pick,
             stale: self.set.stale().cloned(),
             held: self.set.held(),

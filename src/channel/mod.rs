@@ -1,5 +1,6 @@
 //! A channel: a service's name turned into calls that reach a live server.
 
+mod admitted;
 mod answer;
 mod body;
 mod builder;
@@ -7,6 +8,7 @@ mod call;
 mod checking;
 mod driver;
 mod pace;
+mod place;
 mod served;
 mod view;
 
@@ -66,6 +68,10 @@ struct Shared {
     crowded: mpsc::UnboundedSender<InstanceId>,
     patience: Duration,
     timeout: Option<Duration>,
+    /// Calls in flight at one endpoint, and calls under way altogether; how many there may be, and are.
+    breaker: usize,
+    max_calls: Option<usize>,
+    under_way: AtomicUsize,
 }
 
 impl Shared {

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Endpoints, Error, ServiceName, State, balance::Pick, resolve::Skipped};
+use crate::{
+    Endpoints, Error, ServiceName, State, balance::Pick, endpoint::Wellness, resolve::Skipped,
+};
 
 /// A service as a channel sees it at one moment: who is known, who takes calls, and why the others do not.
 ///
@@ -15,6 +17,9 @@ pub struct View {
     pub(super) known: Endpoints,
     pub(super) ready: Endpoints,
     /// Shared with the views before it that have the same ready ones.
+    /// Those that were ejected and are tried, beside the others.
+    pub(super) on_trial: Endpoints,
+    pub(super) panic: Option<Wellness>,
     pub(super) pick: Option<Arc<dyn Pick>>,
     pub(super) stale: Option<(Error, Instant)>,
     pub(super) held: Option<usize>,
@@ -32,6 +37,8 @@ impl View {
             service,
             known: Endpoints::default(),
             ready: Endpoints::default(),
+            on_trial: Endpoints::default(),
+            panic: None,
             pick: None,
             stale: None,
             held: None,
@@ -53,6 +60,12 @@ impl View {
     /// Those that calls are shared among.
     pub fn ready(&self) -> &Endpoints {
         &self.ready
+    }
+
+    /// How many are well and how many there are to choose among, when so few are well that calls go to all
+    /// that are connected; see [`Builder::panic_threshold`](crate::Builder::panic_threshold).
+    pub fn panic(&self) -> Option<(usize, usize)> {
+        self.panic.map(|Wellness { well, of }| (well, of))
     }
 
     /// Whether the registry has ever said what there is.
@@ -128,6 +141,9 @@ impl fmt::Display for View {
         if let Some((error, age)) = self.stale(now) {
             write!(f, ", stale for {}: {}", seconds(age), error.chain())?;
         }
+        if let Some((well, of)) = self.panic() {
+            write!(f, ", panic: {well} of {of} are well, calls go to all")?;
+        }
         if let Some(held) = self.held {
             write!(f, ", held: {held} vanished from the registry")?;
         }
@@ -143,9 +159,13 @@ impl fmt::Display for View {
             } else {
                 ""
             };
+            let share = match endpoint.share() {
+                100 => String::new(),
+                share => format!(" at {share} %"),
+            };
             write!(
                 f,
-                "\n  {:<20} {:<22} {:<10} {doubt}for {:>6}  weight {}  in flight {}  calls {}  failures {}",
+                "\n  {:<20} {:<22} {:<10} {doubt}for {:>6}  weight {}{share}  in flight {}  calls {}  failures {}",
                 endpoint.id().as_str(),
                 address,
                 endpoint.state(),

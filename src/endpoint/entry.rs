@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Endpoint, State, Vitals, tiers::Tier};
-use crate::{Backoff, Instance, health::Verdict};
+use super::{Endpoint, State, Vitals, set::Share, tiers::Tier};
+use crate::{
+    Backoff, Instance,
+    health::{Standing, Verdict},
+};
 
 /// An endpoint, and how it is getting on.
 #[derive(Debug)]
@@ -22,6 +25,12 @@ pub(super) struct Entry {
     pub(super) suspect: Option<Instant>,
     /// Where it was last put; see [`Entry::tier`].
     pub(super) tier: Option<Tier>,
+    /// Where it stands with the ejector, and where it was last said to stand.
+    pub(super) standing: Standing,
+    pub(super) told: Standing,
+    /// Whether it was last counted as well, if it was counted; see [`Entry::is_well`].
+    pub(super) well: Option<bool>,
+    pub(super) share: Share,
 }
 
 /// A connection that is up.
@@ -42,22 +51,55 @@ pub(super) enum Next {
 }
 
 impl Entry {
-    /// As views show it.
-    pub(super) fn endpoint(&self) -> Endpoint {
-        Endpoint::new(Arc::clone(&self.instance), Arc::clone(&self.vitals))
+    /// One of which nothing is known yet.
+    pub(super) fn new(instance: Arc<Instance>, vitals: Vitals, redial: Backoff) -> Self {
+        Self {
+            instance,
+            vitals: Arc::new(vitals),
+            up: Vec::new(),
+            next: Next::Queued,
+            verdict: None,
+            redial,
+            suspect: None,
+            tier: None,
+            standing: Standing::Good,
+            told: Standing::Good,
+            well: None,
+            share: Share::default(),
+        }
     }
 
-    /// Among whom it takes calls, if it can.
-    pub(super) fn tier(&self, held: bool) -> Option<Tier> {
+    /// As views show it.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        let endpoint = Endpoint::new(Arc::clone(&self.instance), Arc::clone(&self.vitals));
+        endpoint.given(self.share.given())
+    }
+
+    /// Among whom it takes calls, if it can. A set that panics makes no difference between those who stay.
+    pub(super) fn tier(&self, held: bool, panics: bool) -> Option<Tier> {
         if self.up.is_empty() || self.is_unknown() {
             return None;
         }
-        Some(match self.suspect {
+        Some(match self.standing {
+            _ if panics && !self.is_leaving() => Tier::Serving,
             _ if self.is_unwell() => Tier::Unwell,
-            _ if self.instance.is_draining() => Tier::Draining,
-            Some(_) if !held => Tier::Doubted,
+            _ if self.is_leaving() => Tier::Draining,
+            Standing::Trial => Tier::Trial,
+            Standing::Out => Tier::Unwell,
+            _ if self.suspect.is_some() && !held => Tier::Doubted,
             _ => Tier::Serving,
         })
+    }
+
+    /// Whether it is well, if it is one to choose among.
+    pub(super) fn is_well(&self) -> Option<bool> {
+        let counts = !self.up.is_empty() && !self.is_unknown() && !self.is_leaving();
+        counts.then(|| self.standing == Standing::Good && !self.is_unwell())
+    }
+
+    /// Whether it wants no new calls.
+    fn is_leaving(&self) -> bool {
+        self.instance.is_draining() || self.instance.weight == 0
     }
 
     fn is_unknown(&self) -> bool {
@@ -79,14 +121,17 @@ impl Entry {
         };
         self.vitals.enter(state, now);
     }
+
     /// What it is while it has a connection.
     fn connected(&self) -> State {
         if self.is_unknown() {
             State::Connecting
         } else if self.is_unwell() {
             State::Unhealthy
-        } else if self.instance.is_draining() {
+        } else if self.is_leaving() {
             State::Draining
+        } else if self.standing.is_out() {
+            State::Ejected
         } else {
             State::Ready
         }

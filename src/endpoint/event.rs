@@ -1,6 +1,6 @@
 //! What happens to a channel's endpoints, told to whoever listens.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{Address, Error, InstanceId};
 
@@ -26,6 +26,28 @@ pub enum Event {
     Healthy(InstanceId),
     /// An endpoint says that it is not well, or does not say; no new calls go to it.
     Unhealthy(InstanceId, Error),
+    /// An endpoint is left out, because its calls failed like this.
+    Ejected(InstanceId, Error),
+    /// An endpoint should be left out for this reason, and is not: too many are.
+    Spared(InstanceId, Error),
+    /// An endpoint that was ejected is tried with a few calls.
+    Tried(InstanceId),
+    /// An endpoint is in good standing again, and was left out for so long.
+    Restored(InstanceId, Duration),
+    /// So few are well that calls go to all that are connected.
+    Panicked {
+        /// How many are well.
+        well: usize,
+        /// How many there are to choose among.
+        of: usize,
+    },
+    /// Enough are well again.
+    Calmed {
+        /// How many are well.
+        well: usize,
+        /// How many there are to choose among.
+        of: usize,
+    },
     /// A connection failed or ended.
     Lost(InstanceId, Error),
     /// The registry is out of reach; the last set serves.
@@ -55,6 +77,12 @@ impl Event {
             Self::Draining(_) => "draining",
             Self::Healthy(_) => "healthy",
             Self::Unhealthy(..) => "unhealthy",
+            Self::Ejected(..) => "ejected",
+            Self::Spared(..) => "spared",
+            Self::Tried(_) => "tried",
+            Self::Restored(..) => "restored",
+            Self::Panicked { .. } => "panicked",
+            Self::Calmed { .. } => "calmed",
             Self::Lost(..) => "lost",
             Self::Stale(_) => "stale",
             Self::Fresh => "fresh",
@@ -78,6 +106,15 @@ impl fmt::Display for Event {
             Self::Draining(id) => write!(f, "{id} drains"),
             Self::Healthy(id) => write!(f, "{id} is well"),
             Self::Unhealthy(id, error) => write!(f, "{id} is unwell: {}", error.chain()),
+            Self::Ejected(id, error) => write!(f, "{id} ejected: {}", error.chain()),
+            Self::Spared(id, error) => {
+                write!(f, "{id} fails, but too many are out: {}", error.chain())
+            }
+            Self::Tried(id) => write!(f, "{id} is tried again"),
+            Self::Restored(id, time) if time.is_zero() => write!(f, "{id} is well again"),
+            Self::Restored(id, time) => write!(f, "{id} is well again after {time:.1?}"),
+            Self::Panicked { well, of } => write!(f, "{well} of {of} are well; calls go to all"),
+            Self::Calmed { well, of } => write!(f, "{well} of {of} are well; that is enough"),
             Self::Lost(id, error) => write!(f, "{id} lost: {}", error.chain()),
             Self::Stale(error) => write!(f, "registry out of reach: {}", error.chain()),
             Self::Fresh => write!(f, "registry in reach again"),

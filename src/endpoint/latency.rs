@@ -5,21 +5,38 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 /// A moving average of the time to the head of a response, in microseconds; 0 while nothing is known.
 ///
 /// Only answers and calls given up count, so that a server that fails at once does not look fast. What
 /// loses comparisons fades, and is tried again one call at a time: a server that was slow once is not
 /// shunned for ever.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Latency {
     heard: AtomicU32,
     faded: AtomicU32,
+    /// When it last faded for the time that has passed, in milliseconds since it is known.
+    faded_at: AtomicU32,
+    known_since: Instant,
 }
 
 /// Each lost comparison takes away this part: a hundredfold is tried again after some 800 of them.
 const FADE: u32 = 256;
+/// So many milliseconds with lost comparisons take away a quarter, were they few: a hundredfold is tried again
+/// after some four seconds.
+const WHILE: u32 = 250;
 
 impl Latency {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            heard: AtomicU32::new(0),
+            faded: AtomicU32::new(0),
+            faded_at: AtomicU32::new(0),
+            known_since: now,
+        }
+    }
+
     /// A call was answered, or given up, after so long.
     pub(crate) fn heard(&self, time: Duration) {
         let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1);
@@ -28,7 +45,8 @@ impl Latency {
         let average = if known == 0 {
             time
         } else {
-            known / 2 + time / 2
+            // A much better answer is half believed, too: three of them make up for a hundredfold.
+            (known / 2 + time / 2).min((known / 4).max(time.saturating_mul(4)))
         }
         .max(1);
         self.heard.store(average, Ordering::Relaxed);
@@ -40,13 +58,23 @@ impl Latency {
         self.faded.load(Ordering::Relaxed)
     }
 
-    /// It lost a comparison.
-    pub(crate) fn lost(&self) {
+    /// How long it usually takes, as far as is known.
+    pub(crate) fn usual(&self) -> Duration {
+        Duration::from_micros(self.heard.load(Ordering::Relaxed).into())
+    }
+
+    /// It lost a comparison. Whether it did so for a while.
+    pub(crate) fn lost(&self) -> bool {
+        let at = (Instant::now() - self.known_since).as_millis() as u32;
+        let a_while = at.wrapping_sub(self.faded_at.load(Ordering::Relaxed)) >= WHILE;
+        if a_while {
+            self.faded_at.store(at, Ordering::Relaxed);
+        }
         let now = self.now();
-        self.faded.store(
-            now - now.div_ceil(FADE).min(now.saturating_sub(1)),
-            Ordering::Relaxed,
-        );
+        let part = now.div_ceil(if a_while { 4 } else { FADE });
+        let left = now - part.min(now.saturating_sub(1));
+        self.faded.store(left, Ordering::Relaxed);
+        a_while
     }
 
     /// A call goes to it: until that is answered, what was heard before counts in full.
@@ -64,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_loses_fades_until_it_is_tried_and_is_believed_when_it_answers() {
-        let latency = Latency::default();
+        let latency = Latency::new(Instant::now());
         assert_eq!(latency.now(), 0);
 
         latency.heard(Duration::from_millis(100));
@@ -83,7 +111,7 @@ mod tests {
 
     #[test]
     fn nothing_heard_stays_nothing_and_something_never_becomes_nothing() {
-        let latency = Latency::default();
+        let latency = Latency::new(Instant::now());
         latency.lost();
         assert_eq!(latency.now(), 0);
 
@@ -93,5 +121,28 @@ mod tests {
         }
 
         assert_eq!(latency.now(), 1);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn where_comparisons_are_few_time_fades_it_and_a_few_answers_are_believed() {
+        let latency = Latency::new(Instant::now());
+        let fade = || async {
+            let mut lost = 0;
+            while latency.now() > 4_000 {
+                tokio::time::advance(Duration::from_millis(50)).await;
+                latency.lost();
+                lost += 1;
+            }
+            lost
+        };
+        latency.heard(Duration::from_millis(200));
+
+        let mut lost = fade().await;
+        while latency.usual() > Duration::from_millis(4) {
+            latency.is_tried();
+            latency.heard(Duration::from_millis(1));
+            lost += fade().await;
+        }
+
+        assert!(lost < 9 * 20, "{} ms", lost * 50);
     }
 }

@@ -3,6 +3,7 @@
 mod endpoints;
 mod entry;
 mod event;
+mod in_flight;
 mod latency;
 mod links;
 mod set;
@@ -15,13 +16,14 @@ use tokio::time::Instant;
 
 pub use endpoints::Endpoints;
 pub use event::Event;
+pub(crate) use in_flight::InFlight;
 pub(crate) use latency::Latency;
 use links::Links;
-pub(crate) use set::{Dial, Limits, Set, Step};
+pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
 pub use vitals::State;
-pub(crate) use vitals::{InFlight, Outcome, Vitals};
+pub(crate) use vitals::{Owner, Vitals};
 
-use crate::{Address, Error, Instance, InstanceId, transport::Connection};
+use crate::{Address, Error, Instance, InstanceId, health::Conduct, transport::Connection};
 
 /// An [`Instance`] and what is known about it by calling it.
 ///
@@ -31,11 +33,22 @@ use crate::{Address, Error, Instance, InstanceId, transport::Connection};
 pub struct Endpoint {
     instance: Arc<Instance>,
     vitals: Arc<Vitals>,
+    share: u8,
 }
 
 impl Endpoint {
     pub(crate) fn new(instance: Arc<Instance>, vitals: Arc<Vitals>) -> Self {
-        Self { instance, vitals }
+        let share = 100;
+        Self {
+            instance,
+            vitals,
+            share,
+        }
+    }
+
+    /// The same, given so much of its weight in percent.
+    pub(crate) fn given(self, share: u8) -> Self {
+        Self { share, ..self }
     }
 
     /// One that no channel knows and nobody has called: for trying out a policy.
@@ -120,9 +133,37 @@ impl Endpoint {
         self.vitals.links()
     }
 
+    /// How much of its weight it was given when this handle was made, in percent: less than all after it
+    /// joined or came back, and when it has too much to do. Policies are given new handles when it changes.
+    pub fn share(&self) -> u8 {
+        self.share
+    }
+
+    /// What it counts for among others: its weight in hundredths, as far as it has its
+    /// [share](Self::share).
+    pub fn weight(&self) -> u64 {
+        u64::from(self.instance.weight) * u64::from(self.share)
+    }
+
+    /// How its calls have ended lately.
+    pub(crate) fn conduct(&self) -> &Conduct {
+        self.vitals.conduct()
+    }
+
+    /// Counts a call to it as in flight, until what this returns is dropped; unless there are so many already.
+    pub(crate) fn begin_within(&self, limit: usize) -> Option<InFlight> {
+        self.vitals.begin_within(limit)
+    }
+
+    /// The same for a call on which it is tried, if that is wanted now.
+    pub(crate) fn begin_trial(&self) -> Option<InFlight> {
+        self.vitals.begin_trial()
+    }
+
     /// Counts a call to it as in flight, until what this returns is dropped.
+    #[cfg(test)]
     pub(crate) fn begin(&self) -> InFlight {
-        self.vitals.begin()
+        self.begin_within(usize::MAX).expect("there is no limit")
     }
 }
 

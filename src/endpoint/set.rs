@@ -5,6 +5,8 @@
 
 mod judged;
 mod links;
+mod share;
+mod standing;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,13 +16,17 @@ use std::{
 
 use tokio::time::Instant;
 
+pub(super) use share::Share;
+pub(crate) use standing::Wellness;
+
 use super::{
-    Endpoints, Event, State, Vitals,
+    Endpoints, Event, Owner, State, Vitals,
     entry::{Entry, Next},
     tiers::Tiers,
 };
 use crate::{
     Backoff, Error, Instance, InstanceId,
+    health::{Alarm, Classify, Ejection, Ejector, SlowStart},
     resolve::{Change, Skipped, Update},
 };
 
@@ -39,6 +45,32 @@ pub(crate) struct Limits {
     pub(crate) asked: bool,
     /// Connections of one endpoint.
     pub(crate) connections: usize,
+    pub(crate) health: Health,
+}
+
+/// How it is judged who is well, and what follows.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    pub(crate) ejection: Ejection,
+    pub(crate) slow_start: SlowStart,
+    /// When less than so many of a hundred are well, calls go to all.
+    pub(crate) panic: u32,
+    /// Judges calls in place of the usual judgement.
+    pub(crate) classify: Option<Arc<dyn Classify>>,
+    /// Where calls tell what they see.
+    pub(crate) alarm: Arc<Alarm>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            ejection: Ejection::default(),
+            slow_start: SlowStart::default(),
+            panic: 50,
+            classify: None,
+            alarm: Arc::default(),
+        }
+    }
 }
 
 /// What is to be done.
@@ -71,6 +103,18 @@ pub(crate) struct Set {
     /// All of them, as views show them.
     known: Endpoints,
     tiers: Tiers,
+    ejector: Ejector,
+    /// How many there are to choose among, and whether too few of them are well.
+    wellness: Wellness,
+    panics: bool,
+    /// Those that a caller has barred, and those that became well, or unwell, since it was last seen to.
+    turned: BTreeSet<InstanceId>,
+    shifted: BTreeSet<InstanceId>,
+    /// Those that are given less than their weight, and when that is next another part.
+    partial: BTreeSet<InstanceId>,
+    adjust_at: Option<Instant>,
+    /// Since when there has been anybody to choose.
+    up_since: Option<Instant>,
     /// When something is due for an endpoint: a redial, or the end of a suspicion.
     due: BTreeSet<(Instant, InstanceId)>,
     /// Endpoints that wait for one of the places in which to connect.
@@ -93,11 +137,20 @@ pub(crate) struct Set {
 
 impl Set {
     pub(crate) fn new(limits: Limits) -> Self {
+        let ejector = Ejector::new(limits.health.ejection.clone(), rand::random());
         Self {
             limits,
             entries: BTreeMap::new(),
             known: Endpoints::default(),
             tiers: Tiers::default(),
+            ejector,
+            wellness: Wellness::default(),
+            panics: false,
+            turned: BTreeSet::new(),
+            shifted: BTreeSet::new(),
+            partial: BTreeSet::new(),
+            adjust_at: None,
+            up_since: None,
             due: BTreeSet::new(),
             queue: VecDeque::new(),
             dialling: 0,
@@ -143,13 +196,18 @@ impl Set {
         if self.held_until.is_some_and(|until| until <= now) {
             self.release(now);
         }
+        self.tick_ejector(now);
         self.settle(now)
     }
 
     /// When [`Set::tick`] is next worth calling.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let first = self.due.first().map(|(at, _)| *at);
-        first.into_iter().chain(self.held_until).min()
+        let first = first.into_iter().chain(self.held_until);
+        first
+            .chain(self.ejector.next_due())
+            .chain(self.adjust_at)
+            .min()
     }
 
     /// Whether something that a view shows has changed since this was last asked.
@@ -167,7 +225,8 @@ impl Set {
         Some(&self.entries.get(id)?.vitals)
     }
 
-    /// Those that can take calls, the best there are: serving ones; else suspects; else draining ones.
+    /// Those that can take calls, the best there are: serving ones; else suspects; else draining ones; else
+    /// those whose calls fail.
     pub(crate) fn ready(&self) -> &Endpoints {
         self.tiers.best()
     }
@@ -285,16 +344,15 @@ impl Set {
 
     fn add(&mut self, instance: Arc<Instance>, now: Instant) {
         let id = instance.id.clone();
-        let entry = Entry {
-            instance,
-            vitals: Arc::new(Vitals::new(now)),
-            up: Vec::new(),
-            next: Next::Queued,
-            verdict: None,
-            redial: self.limits.redial.clone(),
-            suspect: None,
-            tier: None,
+        let health = &self.limits.health;
+        let owner = Owner {
+            id: id.clone(),
+            alarm: Arc::clone(&health.alarm),
+            classify: health.classify.clone(),
+            limit: self.ejector.limit(&id),
         };
+        let vitals = Vitals::owned(now, Some(owner));
+        let entry = Entry::new(instance, vitals, self.limits.redial.clone());
         self.known.put(entry.endpoint());
         self.entries.insert(id.clone(), entry);
         self.queue.push_back(id.clone());
@@ -313,6 +371,9 @@ impl Set {
         }
         self.known.remove(id);
         self.tiers.shift(entry.endpoint(), entry.tier, None);
+        self.wellness.shift(entry.well, None);
+        self.ejector.left(id);
+        self.partial.remove(id);
         entry.vitals.enter(State::Gone, now);
         self.tell(Event::Removed(id.clone()));
         self.changed = true;
@@ -363,6 +424,8 @@ impl Set {
                 entry.up.is_empty() && matches!(entry.next, Next::Waiting(_))
             });
         }
+        self.settle_standings(now);
+        self.settle_shares(now);
         self.dial(now);
         std::mem::take(&mut self.steps)
     }
@@ -414,9 +477,15 @@ impl Set {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
-        let tier = entry.tier(held);
+        let tier = entry.tier(held, self.panics);
         let before = std::mem::replace(&mut entry.tier, tier);
         self.tiers.shift(entry.endpoint(), before, tier);
+        let well = entry.is_well();
+        let before = std::mem::replace(&mut entry.well, well);
+        if before != well {
+            self.wellness.shift(before, well);
+            self.shifted.insert(id.clone());
+        }
     }
 
     /// While the set is held, whoever is doubted serves as well as the others.

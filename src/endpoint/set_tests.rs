@@ -29,6 +29,7 @@ impl Scene {
             dials,
             asked: false,
             connections: 3,
+            health: Health::default(),
         };
         Self {
             set: Set::new(limits),
@@ -481,7 +482,8 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
 
 /// Those that should take calls, found by looking at each.
 fn best(books: &Set) -> Vec<Endpoint> {
-    let tier = |entry: &&Entry, tier| entry.tier(books.held_until.is_some()) == Some(tier);
+    let tier =
+        |entry: &&Entry, tier| entry.tier(books.held_until.is_some(), books.panics) == Some(tier);
     let [serving, doubted, draining] = [Tier::Serving, Tier::Doubted, Tier::Draining].map(|one| {
         let those = books.entries.values().filter(|entry| tier(entry, one));
         those.map(Entry::endpoint).collect::<Vec<_>>()

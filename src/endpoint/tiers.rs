@@ -11,14 +11,16 @@ pub(super) enum Tier {
     Doubted,
     /// It asked for no new calls.
     Draining,
-    /// It was asked whether it is well, and it is not.
+    /// It was asked whether it is well, and it is not; or its calls fail.
     Unwell,
+    /// Its calls failed, and it is tried.
+    Trial,
 }
 
 /// The endpoints that can take calls.
 #[derive(Debug, Default)]
 pub(super) struct Tiers {
-    tiers: [Endpoints; 4],
+    tiers: [Endpoints; 5],
 }
 
 impl Tiers {
@@ -34,8 +36,12 @@ impl Tiers {
 
     /// Those of the best tier with anybody in it.
     pub(super) fn best(&self) -> &Endpoints {
-        let [better @ .., unwell] = &self.tiers;
-        let best = better.iter().find(|tier| !tier.is_empty());
-        best.unwrap_or(unwell)
+        let best = self.tiers.iter().find(|tier| !tier.is_empty());
+        best.unwrap_or(&self.tiers[0])
+    }
+
+    /// Those that are tried, beside the others.
+    pub(super) fn on_trial(&self) -> &Endpoints {
+        &self.tiers[Tier::Trial as usize]
     }
 }

@@ -6,14 +6,15 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::time::Instant;
-use tonic::Code;
 
-use super::{Latency, links::Links};
-use crate::Error;
+use super::{InFlight, Latency, links::Links};
+use crate::{
+    Error, ErrorKind, InstanceId,
+    health::{Alarm, Classify, Conduct, Counts, Ended, Notice, Outcome, PUSHBACK, Turn},
+};
 
 /// Shared by everybody who looks at one endpoint; survives what the registry says.
 #[derive(Debug)]
@@ -21,9 +22,27 @@ pub(crate) struct Vitals {
     in_flight: AtomicUsize,
     calls: AtomicU64,
     failures: AtomicU64,
+    /// Calls that ended and showed neither that it is well nor that it is not.
+    unjudged: AtomicU64,
+    conduct: Conduct,
+    /// Until when it asked to be spared, in milliseconds since it is known.
+    spared: AtomicU64,
+    known_since: Instant,
+    owner: Option<Owner>,
     latency: Latency,
     links: Links,
     condition: Mutex<Condition>,
+}
+
+/// To whom an endpoint belongs, which is to say whom its calls tell what they see.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub(crate) id: InstanceId,
+    pub(crate) alarm: Arc<Alarm>,
+    /// Judges in place of the usual judgement.
+    pub(crate) classify: Option<Arc<dyn Classify>>,
+    /// So many failures in a row are too many; 0: there never are.
+    pub(crate) limit: u16,
 }
 
 /// Written by the channel's one task only, read by whoever looks.
@@ -49,39 +68,31 @@ pub enum State {
     Draining,
     /// Connected, but it says that it is not well, or does not say.
     Unhealthy,
+    /// Connected, but left out because its calls failed; it is tried now and then.
+    Ejected,
     /// Not connected; the next attempt waits its turn.
     Broken,
     /// No longer in the set.
     Gone,
 }
 
-/// A call in flight; it is no more when this is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    vitals: Arc<Vitals>,
-    judged: bool,
-}
-
-/// What a call showed about its server: the one judgement that every count uses.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Outcome {
-    /// It answered as it should, were it with an error of the caller's making.
-    Success,
-    /// It failed.
-    Failure,
-    /// It says that it has too much to do.
-    Overload,
-    /// Nothing: the call was given up by the caller.
-    Ignore,
-}
-
 impl Vitals {
+    /// Of one that belongs to nobody.
     pub(crate) fn new(now: Instant) -> Self {
+        Self::owned(now, None)
+    }
+
+    pub(crate) fn owned(now: Instant, owner: Option<Owner>) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            latency: Latency::default(),
+            unjudged: AtomicU64::new(0),
+            conduct: Conduct::new(owner.as_ref().map_or(0, |owner| owner.limit)),
+            spared: AtomicU64::new(0),
+            known_since: now,
+            owner,
+            latency: Latency::new(now),
             links: Links::new(),
             condition: Mutex::new(Condition {
                 state: State::Idle,
@@ -104,13 +115,98 @@ impl Vitals {
         self.failures.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+    /// How its calls ended, of those that show how it is.
+    pub(crate) fn counts(&self) -> Counts {
+        let failed = self.failures();
+        let others = failed + self.unjudged.load(Ordering::Relaxed) + self.in_flight() as u64;
+        Counts {
+            succeeded: self.calls().saturating_sub(others),
+            failed,
+        }
+    }
+
+    pub(crate) fn conduct(&self) -> &Conduct {
+        &self.conduct
+    }
+
+    /// Counts a call, unless there are so many in flight already.
+    pub(crate) fn begin_within(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.ends();
+            return None;
+        }
+        Some(self.begun(false))
+    }
+
+    /// Counts a call on which the endpoint is tried, if it is to be tried now.
+    pub(crate) fn begin_trial(self: &Arc<Self>) -> Option<InFlight> {
+        if !self.conduct.try_one() {
+            return None;
+        }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(self.begun(true))
+    }
+
+    fn begun(self: &Arc<Self>, on_trial: bool) -> InFlight {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.latency.is_tried();
-        InFlight {
-            vitals: Arc::clone(self),
-            judged: false,
+        InFlight::begun(Arc::clone(self), on_trial)
+    }
+
+    pub(super) fn ends(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn not_called(&self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn lost_one(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn ignored(&self) {
+        self.unjudged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn judge(&self, ended: &Ended<'_>) -> Outcome {
+        let classify = self.owner.as_ref().and_then(|o| o.classify.as_deref());
+        classify.map_or_else(|| ended.usual(), |classify| classify.classify(ended))
+    }
+
+    pub(super) fn succeeded(&self, on_trial: bool) {
+        if self.conduct.succeeded(on_trial) == Turn::Proved {
+            self.raise(Notice::Proved);
+        }
+    }
+
+    pub(super) fn failed_like(&self, ended: &Ended<'_>, on_trial: bool) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if self.conduct.failed(on_trial) == Turn::Tripped {
+            let n = self.conduct.failed_in_a_row();
+            let what = match on_trial {
+                true => String::from("the call that tried it failed"),
+                false => format!("{n} calls failed in a row"),
+            };
+            let why = Error::new(ErrorKind::Unavailable, what).because(ended.to_string());
+            self.raise(Notice::Tripped(why));
+        }
+    }
+
+    pub(super) fn overloaded(&self, ended: &Ended<'_>) {
+        let time = ended.pushback().unwrap_or(PUSHBACK);
+        let now = Instant::now() - self.known_since;
+        let until = u64::try_from((now + time).as_millis()).unwrap_or(u64::MAX);
+        // In a storm, one word a while will do.
+        if until > self.spared.load(Ordering::Relaxed) + LITTLE {
+            self.spared.store(until, Ordering::Relaxed);
+            self.raise(Notice::Overloaded(time));
+        }
+    }
+
+    fn raise(&self, notice: Notice) {
+        if let Some(owner) = &self.owner {
+            owner.alarm.raise(&owner.id, notice);
         }
     }
 
@@ -155,47 +251,8 @@ impl Vitals {
     }
 }
 
-impl InFlight {
-    /// What the call showed; only the first word counts.
-    pub(crate) fn ended(&mut self, outcome: Outcome) {
-        let first = !std::mem::replace(&mut self.judged, true);
-        if first && outcome == Outcome::Failure {
-            self.vitals.failures.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// It was answered, or given up unanswered, after so long.
-    pub(crate) fn took(&self, time: Duration) {
-        self.vitals.latency.heard(time);
-    }
-
-    /// It never left, so it was no call to this endpoint.
-    pub(crate) fn not_sent(&self) {
-        self.vitals.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.vitals.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Outcome {
-    /// Mistakes of the caller are not the server's failures.
-    pub(crate) fn of(code: Code) -> Self {
-        match code {
-            Code::Unavailable
-            | Code::Internal
-            | Code::Unknown
-            | Code::DeadlineExceeded
-            | Code::DataLoss => Self::Failure,
-            Code::ResourceExhausted => Self::Overload,
-            Code::Cancelled => Self::Ignore,
-            _ => Self::Success,
-        }
-    }
-}
+/// Milliseconds by which an overload must grow longer to be news.
+const LITTLE: u64 = 100;
 
 impl State {
     /// A stable, lower-case word for logs and metrics.
@@ -206,6 +263,7 @@ impl State {
             Self::Ready => "ready",
             Self::Draining => "draining",
             Self::Unhealthy => "unhealthy",
+            Self::Ejected => "ejected",
             Self::Broken => "broken",
             Self::Gone => "gone",
         }
@@ -220,36 +278,77 @@ impl fmt::Display for State {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
+    use crate::health::EndedBy;
+
+    fn ends(call: &mut InFlight, code: Code) {
+        call.ended_by(EndedBy::Status, code);
+    }
 
     #[test]
     fn a_call_is_in_flight_until_its_guard_is_dropped() {
         let vitals = Arc::new(Vitals::new(Instant::now()));
 
-        let mut call = vitals.begin();
-        call.ended(Outcome::Failure);
-        call.ended(Outcome::Failure);
+        let mut call = vitals.begin_within(1).unwrap();
+        assert!(vitals.begin_within(1).is_none(), "there is no room");
+        ends(&mut call, Code::Unavailable);
+        ends(&mut call, Code::Unavailable);
 
-        assert_eq!(
-            (vitals.in_flight(), vitals.calls(), vitals.failures()),
-            (1, 1, 1)
-        );
+        let counted = (vitals.in_flight(), vitals.calls(), vitals.failures());
+        assert_eq!(counted, (1, 1, 1));
         drop(call);
         assert_eq!((vitals.in_flight(), vitals.calls()), (0, 1));
     }
 
     #[test]
-    fn a_mistake_of_the_caller_is_no_failure_of_the_server() {
-        for code in [
-            Code::InvalidArgument,
-            Code::NotFound,
-            Code::PermissionDenied,
+    fn calls_are_counted_by_what_they_show() {
+        let vitals = Arc::new(Vitals::new(Instant::now()));
+        let codes = [
             Code::Ok,
-        ] {
-            assert_eq!(Outcome::of(code), Outcome::Success, "{code:?}");
+            Code::NotFound,
+            Code::Internal,
+            Code::ResourceExhausted,
+            Code::Cancelled,
+        ];
+
+        for code in codes {
+            ends(&mut vitals.begin_within(9).unwrap(), code);
         }
-        assert_eq!(Outcome::of(Code::Unavailable), Outcome::Failure);
-        assert_eq!(Outcome::of(Code::ResourceExhausted), Outcome::Overload);
-        assert_eq!(Outcome::of(Code::Cancelled), Outcome::Ignore);
+        drop(vitals.begin_within(9));
+        vitals.begin_within(9).unwrap().lost();
+        vitals.begin_within(9).unwrap().not_sent();
+        let _under_way = vitals.begin_within(9);
+
+        let (succeeded, failed) = (2, 2);
+        assert_eq!(vitals.counts(), Counts { succeeded, failed });
+    }
+
+    #[test]
+    fn who_owns_it_hears_of_the_last_straw_and_of_overload() {
+        let alarm = Arc::new(Alarm::default());
+        let owner = Owner {
+            id: "a".parse().unwrap(),
+            alarm: Arc::clone(&alarm),
+            classify: None,
+            limit: 2,
+        };
+        let vitals = Arc::new(Vitals::owned(Instant::now(), Some(owner)));
+
+        for code in [Code::Internal, Code::ResourceExhausted, Code::Unavailable] {
+            ends(&mut vitals.begin_within(9).unwrap(), code);
+        }
+
+        assert!(!vitals.conduct().is_open());
+        let heard = alarm.take();
+        let [(_, Notice::Tripped(why)), (_, Notice::Overloaded(PUSHBACK))] = &heard[..] else {
+            panic!("{heard:?}");
+        };
+        assert!(
+            why.chain().starts_with("2 calls failed in a row: "),
+            "{}",
+            why.chain()
+        );
     }
 }

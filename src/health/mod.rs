@@ -15,30 +15,51 @@
 //! | a [`Probe`] | whatever you like |
 //! | [`Watchdog`] | whether this process still works |
 //!
+//! What calls show counts as well, whether anybody is asked or not. The outcome of every call is judged once, by
+//! one [`Classify`]. Failures in a row eject an endpoint ([`Ejection`]), which is tried later, and comes back
+//! gently ([`SlowStart`]). Overload lowers its share. When too few are well, calls go to all.
+//!
 //! Nothing here depends on the registry: while it is away, or comes back, nobody is asked anew.
 //!
 //! [`Builder::health`]: crate::Builder::health
 //! [`Registrar::health`]: crate::Registrar::health
 
+mod alarm;
 mod checks;
 mod codec;
+mod conduct;
+mod eject;
 mod grpc;
 mod http;
+mod outcome;
+mod outlier;
 mod over;
 mod places;
 mod poll;
 mod rule;
+mod slow_start;
 mod tcp;
 mod watchdog;
 
-use std::pin::Pin;
+use std::{fmt, pin::Pin};
 
 pub use checks::Checks;
 pub(crate) use checks::{follow_at, follow_over};
+pub use eject::Ejection;
 pub use grpc::Grpc;
 pub use http::Http;
+pub use outcome::{Classify, Ended, EndedBy, Outcome};
+pub use outlier::{FailurePercentage, Outliers, SuccessRate};
+pub use slow_start::SlowStart;
 pub use tcp::Tcp;
 pub use watchdog::Watchdog;
+pub(crate) use {
+    alarm::{Alarm, Notice},
+    conduct::{Conduct, Mode, Turn},
+    eject::{Ejector, Standing},
+    outcome::PUSHBACK,
+    outlier::Counts,
+};
 
 use crate::{Error, ErrorKind, Instance, Result};
 
@@ -127,6 +148,21 @@ where
             })
         })
     }
+}
+
+/// Refuses what is out of range, by its name and with its limits.
+pub(crate) fn ranged<T: PartialOrd + fmt::Debug>(
+    name: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), Error> {
+    if value >= least && value <= most {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "{name} is {value:?}: it is from {least:?} to {most:?}"
+    )))
 }
 
 impl Verdict {

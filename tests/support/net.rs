@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io,
     pin::Pin,
     sync::{Arc, Mutex, atomic::AtomicUsize, atomic::Ordering::SeqCst},
@@ -20,7 +21,11 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::{Server, server::Connected};
+use tonic::{
+    body::Body,
+    server::NamedService,
+    transport::{Server, server::Connected},
+};
 use tonic_fleet::{
     Address, Instance, ServiceName,
     resolve::{Publisher, Resolve, Updates, publish},
@@ -55,6 +60,7 @@ pub struct Running {
     pub ever: Arc<AtomicUsize>,
     net: Net,
     killed: CancellationToken,
+    frozen: CancellationToken,
     stopping: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -70,7 +76,24 @@ impl Net {
     }
 
     /// The same with limits of the server's own.
-    pub fn serve_by(&self, mut server: Server, id: &str, address: &str, echo: Echo) -> Running {
+    pub fn serve_by(&self, server: Server, id: &str, address: &str, echo: Echo) -> Running {
+        self.serve_with(server, id, address, echo.clone(), EchoServer::new(echo))
+    }
+
+    /// The same with another service in the echo's place.
+    pub fn serve_with<S>(
+        &self,
+        mut server: Server,
+        id: &str,
+        address: &str,
+        echo: Echo,
+        service: S,
+    ) -> Running
+    where
+        S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+        S: NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
         let (dialled, lines) = mpsc::unbounded_channel::<Line>();
         let address: Address = address.parse().unwrap();
         self.0
@@ -79,13 +102,17 @@ impl Net {
             .insert(address.clone(), Host::Up(dialled));
         let (killed, stopping) = (CancellationToken::new(), CancellationToken::new());
         let (open, ever) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let frozen = CancellationToken::new();
+        let freezes = frozen.clone();
         let cut = (killed.clone(), Arc::clone(&open), Arc::clone(&ever));
         let incoming = stream::unfold(lines, |mut lines| async {
             Some((lines.recv().await?, lines))
         });
-        let incoming =
-            incoming.map(move |line| Ok::<_, io::Error>(line.counted(&cut.0, &cut.1, &cut.2)));
-        let router = server.add_service(EchoServer::new(echo.clone()));
+        let incoming = incoming.map(move |line| {
+            let line = line.counted(&cut.0, &cut.1, &cut.2);
+            Ok::<_, io::Error>(line.until_frozen(&freezes))
+        });
+        let router = server.add_service(service);
         let (stop, kill) = (stopping.clone(), killed.clone());
         let serving = tokio::spawn(async move {
             let serve = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
@@ -98,6 +125,7 @@ impl Net {
             ever,
             net: self.clone(),
             killed,
+            frozen,
             stopping,
             serving,
         }
@@ -171,6 +199,11 @@ impl Running {
         self.echo.served()
     }
 
+    /// Freezes it as SIGSTOP would: its connections stay, and nothing is ever read or said on them again.
+    pub fn freeze(&self) {
+        self.frozen.cancel();
+    }
+
     pub fn open(&self) -> usize {
         self.open.load(SeqCst)
     }
@@ -205,6 +238,7 @@ impl Connect for Net {
 pub struct Line {
     io: DuplexStream,
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    frozen: CancellationToken,
     open: Option<Arc<AtomicUsize>>,
 }
 
@@ -213,6 +247,7 @@ impl Line {
         Self {
             io,
             cut: None,
+            frozen: CancellationToken::new(),
             open: None,
         }
     }
@@ -227,6 +262,11 @@ impl Line {
         ever.fetch_add(1, SeqCst);
         self.cut = Some(Box::pin(cut.clone().cancelled_owned()));
         self.open = Some(Arc::clone(open));
+        self
+    }
+
+    fn until_frozen(mut self, frozen: &CancellationToken) -> Self {
+        self.frozen = frozen.clone();
         self
     }
 
@@ -259,6 +299,9 @@ impl AsyncRead for Line {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.is_cut(cx)?;
+        if self.frozen.is_cancelled() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -270,6 +313,9 @@ impl AsyncWrite for Line {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.is_cut(cx)?;
+        if self.frozen.is_cancelled() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 

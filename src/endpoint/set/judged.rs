@@ -44,7 +44,7 @@ mod tests {
     use super::*;
     use crate::{
         Backoff, Error, ErrorKind, Instance, State,
-        endpoint::{Limits, set::Dial},
+        endpoint::{Health, Limits, set::Dial},
         resolve::Update,
     };
 
@@ -57,6 +57,7 @@ mod tests {
             dials: 100,
             connections: 1,
             asked: true,
+            health: Health::default(),
         });
         let instance = |id| Arc::new(Instance::at("10.0.0.5:1").unwrap().id(id).unwrap());
         let all = ids.iter().map(instance).collect();

@@ -1,0 +1,96 @@
+//! A call's place at an endpoint: taken at once, or waited for in turn.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use crate::{
+    Endpoint,
+    endpoint::InFlight,
+    transport::{Connection, Slot},
+};
+
+/// Where a call goes, and its place there.
+pub(super) struct Chosen {
+    pub(super) endpoint: Endpoint,
+    pub(super) connection: Arc<Connection>,
+    pub(super) slot: Slot,
+    pub(super) in_flight: InFlight,
+}
+
+/// So many connections without room are waited for at once; which ones is left to chance.
+const QUEUES: usize = 16;
+/// A place there, if there is one now and it has fewer calls in flight than that.
+pub(super) fn take(
+    endpoint: &Endpoint,
+    connection: Arc<Connection>,
+    limit: usize,
+) -> Option<Chosen> {
+    let slot = connection.try_slot()?;
+    let in_flight = endpoint.begin_within(limit)?;
+    Some(Chosen {
+        endpoint: endpoint.clone(),
+        connection,
+        slot,
+        in_flight,
+    })
+}
+
+/// The places a call has in the queues of connections without room.
+#[derive(Default)]
+pub(super) struct Queues {
+    at: Vec<Arc<Connection>>,
+    turns: FuturesUnordered<Turn>,
+}
+
+/// A place there, in turn; the connection, when it takes no more calls or the endpoint has enough.
+type Turn = Pin<Box<dyn Future<Output = Result<Chosen, Arc<Connection>>> + Send>>;
+
+impl Queues {
+    /// Leaves those that take no more calls, and joins new ones; in all others it keeps its turn.
+    pub(super) fn join<'e>(
+        &mut self,
+        usable: impl Iterator<Item = (&'e Endpoint, Arc<Connection>)>,
+        limit: usize,
+    ) {
+        self.at.retain(|connection| connection.accepts());
+        for (endpoint, connection) in usable.take(QUEUES) {
+            if self.at.len() < QUEUES && !self.at.iter().any(|at| Arc::ptr_eq(at, &connection)) {
+                self.at.push(Arc::clone(&connection));
+                self.turns
+                    .push(Box::pin(turn(endpoint.clone(), connection, limit)));
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// A place; or none, from a connection whose queue it has left. Ends when there is none to wait for.
+    pub(super) async fn next(&mut self) -> Option<Option<Chosen>> {
+        let turn = self.turns.next().await?;
+        if let Err(connection) = &turn {
+            self.at.retain(|at| !Arc::ptr_eq(at, connection));
+        }
+        Some(turn.ok())
+    }
+}
+
+async fn turn(
+    endpoint: Endpoint,
+    connection: Arc<Connection>,
+    limit: usize,
+) -> Result<Chosen, Arc<Connection>> {
+    let begun = connection.slot().await;
+    let begun = begun.and_then(|slot| Some((slot, endpoint.begin_within(limit)?)));
+    match begun {
+        Some((slot, in_flight)) => Ok(Chosen {
+            endpoint,
+            connection,
+            slot,
+            in_flight,
+        }),
+        None => Err(connection),
+    }
+}

@@ -1,0 +1,166 @@
+//! How much of its weight an endpoint is given: less after it came, and less when it has too much to do.
+
+use std::{mem, time::Duration};
+
+use tokio::time::Instant;
+
+use super::Set;
+use crate::{InstanceId, health::SlowStart};
+
+/// Why an endpoint has less than its weight, and since when it was not well, if it ever was.
+#[derive(Debug)]
+pub(in crate::endpoint) struct Share {
+    /// In percent, as it was last given.
+    given: u8,
+    /// Since when it comes to its full weight, and how long that lasts.
+    ramp: Option<(Instant, Duration)>,
+    overload: Option<Overload>,
+    away: Away,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Overload {
+    until: Instant,
+    halved: u32,
+    last: Instant,
+}
+
+/// Whether it had to do without calls.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    /// It never had any.
+    New,
+    Since(Instant),
+    Here,
+}
+
+/// When everybody joins, nobody is new.
+const START: Duration = Duration::from_secs(2);
+/// One that was away for less has not cooled down.
+const BRIEF: Duration = Duration::from_secs(1);
+/// A ramp has so many steps, and none follows another sooner than this.
+const STEPS: u32 = 10;
+const STEP: Duration = Duration::from_millis(100);
+/// Overload leaves as much, in percent, or it would not be seen when it is over.
+const LEAST: u32 = 10;
+
+impl Set {
+    /// It asks to be spared for so long.
+    pub(super) fn overloaded(&mut self, id: &InstanceId, time: Duration, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let until = now + time;
+        let overload = entry.share.overload.get_or_insert(Overload {
+            until,
+            halved: 1,
+            last: now,
+        });
+        overload.until = overload.until.max(until);
+        // What it had in flight when it was last spared may say the same again.
+        if now >= overload.last + time / 2 {
+            (overload.halved, overload.last) = (overload.halved + 1, now);
+        }
+        self.partial.insert(id.clone());
+        self.adjust(now);
+    }
+
+    /// Does what follows from who has become well, and who is so no longer.
+    pub(super) fn settle_shares(&mut self, now: Instant) {
+        if self.wellness.of == 0 {
+            self.up_since = None;
+        } else {
+            self.up_since.get_or_insert(now);
+        }
+        let is_due = self.adjust_at.is_some_and(|at| at <= now);
+        if self.shifted.is_empty() && !is_due {
+            return;
+        }
+        let under_way = self.up_since.is_some_and(|since| now >= since + START);
+        // Where there is nobody to spare it, one has to bear it.
+        let can_wait = under_way && !self.panics && self.wellness.well > 1;
+        let window = self.limits.health.slow_start.window();
+        for id in mem::take(&mut self.shifted) {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let share = &mut entry.share;
+            if entry.well != Some(true) {
+                share.ramp = None;
+                if matches!(share.away, Away::Here) {
+                    share.away = Away::Since(now);
+                }
+                continue;
+            }
+            let lasts = match mem::replace(&mut share.away, Away::Here) {
+                Away::New => window,
+                Away::Since(then) => window.min(now - then),
+                Away::Here => continue,
+            };
+            if can_wait && !window.is_zero() && lasts >= BRIEF.min(window) {
+                share.ramp = Some((now, lasts));
+                self.partial.insert(id);
+            }
+        }
+        self.adjust(now);
+    }
+
+    /// Gives those that have less than their weight what they should have now.
+    pub(super) fn adjust(&mut self, now: Instant) {
+        let mut next: Option<Instant> = None;
+        for id in mem::take(&mut self.partial) {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let (given, until) = entry.share.at(&self.limits.health.slow_start, now);
+            let before = mem::replace(&mut entry.share.given, given);
+            if before != given {
+                let endpoint = entry.endpoint();
+                self.known.put(endpoint);
+                self.rank(&id);
+            }
+            if let Some(until) = until {
+                next = Some(next.map_or(until, |next| next.min(until)));
+                self.partial.insert(id);
+            }
+        }
+        self.adjust_at = next.map(|next| next.max(now + STEP));
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            given: 100,
+            ramp: None,
+            overload: None,
+            away: Away::New,
+        }
+    }
+}
+
+impl Share {
+    pub(in crate::endpoint) fn given(&self) -> u8 {
+        self.given
+    }
+
+    /// The share in percent, and until when, if that is not for good.
+    fn at(&mut self, slow_start: &SlowStart, now: Instant) -> (u8, Option<Instant>) {
+        self.ramp = self.ramp.filter(|(since, lasts)| now < *since + *lasts);
+        self.overload = self.overload.filter(|overload| now < overload.until);
+        let ramp = self.ramp.map(|(since, lasts)| {
+            let share = slow_start.share(now - since, lasts);
+            (u32::from(share), now + lasts / STEPS)
+        });
+        let overload = self.overload.map(|Overload { until, halved, .. }| {
+            let share = (100 >> halved.min(7)).max(LEAST);
+            (share, until)
+        });
+        let (share, until) = match (ramp, overload) {
+            (Some((a, until)), Some((b, or))) => (a * b / 100, Some(until.min(or))),
+            (Some((share, until)), None) | (None, Some((share, until))) => (share, Some(until)),
+            (None, None) => (100, None),
+        };
+        (u8::try_from(share).unwrap_or(100).max(1), until)
+    }
+}
