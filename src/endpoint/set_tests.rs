@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Endpoint, ErrorKind, endpoint::tiers::Tier};
+use crate::{Endpoint, ErrorKind, endpoint::tiers::Tier, health::Verdict};
 
 const GRACE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(60);
@@ -419,13 +419,14 @@ fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {
         }),
         1 => Just(Update::Stale(refused())),
     ];
-    proptest::collection::vec((0_u8..8, update), 0..40)
+    proptest::collection::vec((0_u8..10, update), 0..40)
 }
 
 /// Whatever happens, the books agree with each other; and once the registry has said its last word and all
 /// time has passed, what is known is what a fresh listing would give.
 fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
     let mut scene = Scene::with_dials(3);
+    scene.set.limits.asked = history.len() % 2 == 0;
     let mut registry = BTreeSet::new();
     for (what, update) in history {
         record(&mut registry, &update);
@@ -444,6 +445,8 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
                 5 => scene.set.idle(&id, dial.attempt, now),
                 6 if scene.set.is_asleep() => scene.set.wake(now),
                 6 => scene.set.sleep(now),
+                7 => scene.set.judged(&id, Verdict::Healthy, now),
+                8 => scene.set.judged(&id, Verdict::Unhealthy(refused()), now),
                 _ => scene.set.tick(now),
             };
             scene.note(steps);
@@ -464,6 +467,11 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
         );
         prop_assert_eq!(told(books.ready().iter().cloned()), told(best(books)));
         prop_assert_eq!(count(|e| e.up.len() > 3), 0);
+        let silent = |e: &Endpoint| e.state() == State::Connecting;
+        prop_assert!(
+            !books.ready().iter().any(silent),
+            "it has not said that it is well"
+        );
         let rests = |e: &Entry| e.up.is_empty() && e.next == Next::Rest;
         prop_assert!(books.is_asleep() || count(rests) == 0, "one is forgotten");
     }
@@ -484,12 +492,14 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
 fn best(books: &Set) -> Vec<Endpoint> {
     let tier =
         |entry: &&Entry, tier| entry.tier(books.held_until.is_some(), books.panics) == Some(tier);
-    let [serving, doubted, draining] = [Tier::Serving, Tier::Doubted, Tier::Draining].map(|one| {
+    let those = |one| {
         let those = books.entries.values().filter(|entry| tier(entry, one));
         those.map(Entry::endpoint).collect::<Vec<_>>()
-    });
-    let best = [serving, doubted].into_iter().find(|tier| !tier.is_empty());
-    best.unwrap_or(draining)
+    };
+    let [serving, doubted] = [Tier::Serving, Tier::Doubted];
+    let order = [serving, doubted, Tier::Draining, Tier::Unwell, Tier::Trial];
+    let best = order.into_iter().map(those).find(|those| !those.is_empty());
+    best.unwrap_or_default()
 }
 
 /// Whose they are, and what was last said of them.
