@@ -133,7 +133,9 @@ impl Set {
             Event::Calmed { well, of }
         });
         // Whoever is not well is among the others now, or is so no longer.
-        let unwell = self.entries.iter().filter(|(_, e)| e.well == Some(false));
+        // One that is out may connect only while that lasts.
+        let is_unwell = |entry: &Entry| entry.well == Some(false) || entry.standing.is_out();
+        let unwell = self.entries.iter().filter(|(_, entry)| is_unwell(entry));
         for id in unwell.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             self.stand(&id, now);
         }
@@ -152,3 +154,7 @@ impl Wellness {
         self.well = self.well + usize::from(to == Some(true)) - usize::from(from == Some(true));
     }
 }
+
+#[cfg(test)]
+#[path = "standing_tests.rs"]
+mod tests;
