@@ -426,7 +426,7 @@ fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {
 /// time has passed, what is known is what a fresh listing would give.
 fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
     let mut scene = Scene::with_dials(3);
-    scene.set.limits.asked = history.len() % 2 == 0;
+    scene.set.limits.asked = history.len().is_multiple_of(2);
     let mut registry = BTreeSet::new();
     for (what, update) in history {
         record(&mut registry, &update);
