@@ -792,7 +792,7 @@ async fn for_ever_is_a_time_limit_like_any_other() {
         .timeout(Duration::MAX)
         .connect_timeout(Duration::MAX)
         .keep_alive(Duration::MAX, Duration::MAX)
-        .drain(Duration::MAX)
+        .drain_timeout(Duration::MAX)
         .grace(Duration::MAX)
         .hold(Duration::MAX)
         .redial(Backoff::between(Duration::MAX, Duration::MAX))

@@ -99,7 +99,7 @@ async fn a_call_that_runs_when_the_server_leaves_finishes() {
 #[tokio::test]
 async fn a_call_that_runs_longer_than_the_drain_is_left_behind() {
     let registrar = Registrar::on(Memory::default()).notice(Duration::ZERO);
-    let registrar = registrar.drain(Duration::from_millis(100));
+    let registrar = registrar.finish_timeout(Duration::from_millis(100));
     let running = run(registrar, Duration::from_secs(60)).await;
     let calling = tokio::spawn(call(running.addr));
     tokio::time::sleep(Duration::from_millis(200)).await;

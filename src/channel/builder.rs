@@ -208,7 +208,7 @@ impl Builder {
 
     /// How long calls in flight may go on at an endpoint that has left, before its connection is closed
     /// under them. As long as they like, unless set.
-    pub fn drain(mut self, limit: Duration) -> Self {
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
         self.drain = Some(countable(limit));
         self
     }

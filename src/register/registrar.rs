@@ -47,7 +47,7 @@ pub struct Registrar {
     notice: Option<Duration>,
     pub(super) care: Care,
     #[cfg(feature = "server")]
-    pub(super) drain: Duration,
+    pub(super) finish_timeout: Duration,
 }
 
 /// How long a server waits for its registration before it goes on without. A registry that restarts is back
@@ -57,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long calls have to finish once the server takes no more. With the rest of leaving, this fits into the
 /// 30 s that most supervisors give; what takes longer is cut off.
 #[cfg(feature = "server")]
-const DRAIN: Duration = Duration::from_secs(20);
+const FINISH_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Registrar {
     /// Registers in the registry that a URL names: `Registrar::new("etcd://127.0.0.1:2379".parse()?)`.
@@ -91,7 +91,7 @@ impl Registrar {
             notice: None,
             care: Care::default(),
             #[cfg(feature = "server")]
-            drain: DRAIN,
+            finish_timeout: FINISH_TIMEOUT,
         }
     }
 

@@ -26,7 +26,7 @@ pub struct Served {
     pub served: Duration,
     /// Whether the registry took the withdrawal; if not, the record ends with its lease.
     pub withdrawn: Result<()>,
-    /// Whether every call finished; if not, those that ran longer than the drain allows were left behind.
+    /// Whether every call finished; if not, those that ran longer than [`Registrar::finish_timeout`] were left behind.
     pub finished: bool,
 }
 
@@ -34,8 +34,8 @@ impl Registrar {
     /// Sets how long calls have to finish once a server takes no more. Twenty seconds, unless set: a
     /// supervisor that kills after 30 s has not done so by then.
     #[must_use]
-    pub fn drain(mut self, drain: Duration) -> Self {
-        self.drain = drain;
+    pub fn finish_timeout(mut self, timeout: Duration) -> Self {
+        self.finish_timeout = timeout;
         self
     }
 
@@ -120,7 +120,7 @@ impl Registrar {
         let served = Instant::now() - began;
         drop(finish);
         let finished = tokio::select! {
-            finished = timeout(self.drain, server) => match finished {
+            finished = timeout(self.finish_timeout, server) => match finished {
                 Ok(Err(cause)) => return Err(ended(Err(cause))),
                 finished => finished.is_ok(),
             },
