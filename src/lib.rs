@@ -59,8 +59,8 @@
 //! # Features
 //!
 //! `etcd` and `server` are on by default. `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
-//! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` the feed for tonic's own balancer. Features
-//! only add.
+//! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` calls over tonic's own channels, and a
+//! feed for its balancer. Features only add.
 //!
 //! [`etcd`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/etcd/index.html
 

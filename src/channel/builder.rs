@@ -15,6 +15,8 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Channel, Shared, View, checking::Checking, driver::Driver};
+#[cfg(feature = "tonic-channel")]
+use crate::transport::Lender;
 use crate::{
     Backoff, Error, Instance, ServiceName, Target,
     backoff::countable,
@@ -43,6 +45,8 @@ pub struct Builder {
     drain: Option<Duration>,
     keep_alive_while_idle: bool,
     idle: Option<Duration>,
+    #[cfg(feature = "tonic-channel")]
+    lender: Option<Lender>,
     tls: Option<Tls>,
     checks: Vec<Checks>,
 }
@@ -95,6 +99,8 @@ impl Builder {
             drain: None,
             keep_alive_while_idle: false,
             idle: None,
+            #[cfg(feature = "tonic-channel")]
+            lender: None,
             tls: None,
             checks: Vec::new(),
         }
@@ -126,6 +132,45 @@ impl Builder {
     /// What carries the bytes instead of TCP and Unix sockets: a proxy, or memory in tests.
     pub fn connect_with(mut self, connect: impl Connect) -> Self {
         self.connect = Arc::new(connect);
+        self
+    }
+
+    /// Calls go over tonic's own channels: this says how each instance is reached. None is an instance that
+    /// cannot be. Over connections of our own, unless set.
+    ///
+    /// Everything else stays as it is: the registry, the policy, health, deadlines, events, the view. For
+    /// those whose [`Endpoint`](tonic::transport::Endpoint)s do what ours do not, which has its price:
+    ///
+    /// - A call costs what it costs in tonic, and is never sent again: nobody knows whether it had left.
+    /// - An endpoint is ready when tonic has connected. A server's goodbye, its limit of calls at once, and a
+    ///   connection that is dead are not seen before a call has failed because of them; then tonic connects
+    ///   anew, with our backoff. There is one connection to an endpoint.
+    /// - TLS, windows, keep-alive, user agent and origin are the endpoint's to set; those set here do nothing,
+    ///   nor does [`connect_with`](Self::connect_with). After [`drain_timeout`](Self::drain_timeout) calls in
+    ///   flight are forgotten and not cut off.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tonic_fleet::Error> {
+    /// use tonic::transport::Endpoint;
+    /// use tonic_fleet::{Channel, Instance};
+    ///
+    /// let reach = |instance: &Instance| {
+    ///     let endpoint = Endpoint::from_shared(format!("http://{}", instance.addresses.first()?));
+    ///     Some(endpoint.ok()?.concurrency_limit(100))
+    /// };
+    /// let channel = Channel::builder("static://10.0.0.5:50051/greeter".parse()?)
+    ///     .over_tonic(reach)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tonic-channel")]
+    pub fn over_tonic<F>(mut self, reach: F) -> Self
+    where
+        F: Fn(&Instance) -> Option<tonic::transport::Endpoint> + Send + Sync + 'static,
+    {
+        self.lender = Some(Lender::new(reach));
         self
     }
 
@@ -323,10 +368,13 @@ impl Builder {
             max_calls: self.max_calls,
             under_way: AtomicUsize::new(0),
         });
+        let dialer = Dialer::new(self.connect, self.tls, self.settings);
+        #[cfg(feature = "tonic-channel")]
+        let dialer = dialer.lending(self.lender);
         let driver = Driver {
             shared: Arc::clone(&shared),
             policy: self.policy,
-            dialer: Arc::new(Dialer::new(self.connect, self.tls, self.settings)),
+            dialer: Arc::new(dialer),
             limits: self.limits,
             drain: self.drain,
             idle: self.idle,

@@ -19,7 +19,11 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::Response;
 use tokio::{runtime::Handle, time::Instant};
 use tonic::Status;
+#[cfg(feature = "tonic-channel")]
+use tonic::transport::Channel;
 
+#[cfg(feature = "tonic-channel")]
+use super::lent;
 use super::{
     driver::Traffic,
     incoming::{self, Incoming, Rest},
@@ -75,6 +79,9 @@ pub(super) struct Shared {
     answered: AtomicBool,
     /// How many of the open calls only listen.
     listening: AtomicUsize,
+    /// What calls go over in place of a connection of ours.
+    #[cfg(feature = "tonic-channel")]
+    lent: Option<Channel>,
     parting: Mutex<Parting>,
     ended: OnceLock<Error>,
     /// For the rest of bodies whose response comes early: callers may be on another executor.
@@ -102,22 +109,20 @@ impl Connection {
         sender: SendRequest<Bytes>,
         traffic: Arc<Traffic>,
     ) -> (Self, Arc<Shared>) {
-        let shared = Arc::new(Shared {
-            peer: Arc::new(peer),
-            origin,
-            quota: Quota::new(sender.current_max_send_streams()),
-            driver: AtomicWaker::new(),
-            traffic,
-            answered: AtomicBool::new(false),
-            listening: AtomicUsize::new(0),
-            parting: Mutex::new(Parting {
-                sender: Some(sender),
-                leaving: false,
-                until: None,
-            }),
-            ended: OnceLock::new(),
-            runtime: Handle::current(),
-        });
+        let limit = sender.current_max_send_streams();
+        Self::with(Shared::new(peer, origin, limit, Some(sender), traffic))
+    }
+
+    /// A channel of tonic's, which has its own idea of how many calls are too many.
+    #[cfg(feature = "tonic-channel")]
+    pub(super) fn lent(peer: Peer, origin: Origin, channel: Channel) -> (Self, Arc<Shared>) {
+        let mut shared = Shared::new(peer, origin, usize::MAX, None, Arc::default());
+        shared.lent = Some(channel);
+        Self::with(shared)
+    }
+
+    fn with(shared: Shared) -> (Self, Arc<Shared>) {
+        let shared = Arc::new(shared);
         let owner = Owner {
             shared: Arc::clone(&shared),
         };
@@ -229,6 +234,10 @@ impl Slot {
     /// As for [`Connection::call`].
     pub(crate) async fn call(self, call: &mut Outgoing) -> Result<Response<Incoming>, Failure> {
         let slot = self;
+        #[cfg(feature = "tonic-channel")]
+        if let Some(channel) = slot.0.lent.clone() {
+            return Box::pin(lent::call(Arc::clone(&slot.0), channel, slot, call)).await;
+        }
         let shared = &slot.0;
         let writes = shared.traffic.writes();
         let (mut response, mut sending) = shared.open(call)?;
@@ -251,10 +260,7 @@ impl Slot {
             }
             Err(failure) => return Err(failure),
         };
-        // Only the first answer writes where all callers read.
-        if !shared.answered.load(Ordering::Relaxed) {
-            shared.answered.store(true, Ordering::Relaxed);
-        }
+        shared.note_answer();
 
         // Dropped with the sending half unfinished, a stream that the server has ended is reset.
         let rest = sending.filter(|_| !recv.is_end_stream());
@@ -264,6 +270,47 @@ impl Slot {
 }
 
 impl Shared {
+    fn new(
+        peer: Peer,
+        origin: Origin,
+        limit: usize,
+        sender: Option<SendRequest<Bytes>>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self {
+            peer: Arc::new(peer),
+            origin,
+            quota: Quota::new(limit),
+            driver: AtomicWaker::new(),
+            traffic,
+            answered: AtomicBool::new(false),
+            listening: AtomicUsize::new(0),
+            #[cfg(feature = "tonic-channel")]
+            lent: None,
+            parting: Mutex::new(Parting {
+                sender,
+                leaving: false,
+                until: None,
+            }),
+            ended: OnceLock::new(),
+            runtime: Handle::current(),
+        }
+    }
+
+    /// Why it ended, if it has.
+    #[cfg(feature = "tonic-channel")]
+    pub(super) fn ended(&self) -> Option<&Error> {
+        self.ended.get()
+    }
+
+    /// Notes that an answer has come.
+    pub(super) fn note_answer(&self) {
+        // Only the first answer writes where all callers read.
+        if !self.answered.load(Ordering::Relaxed) {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn parting(&self) -> MutexGuard<'_, Parting> {
         self.parting
             .lock()

@@ -15,9 +15,11 @@ use h2::client::{self, SendRequest};
 use http::uri::{Authority, Scheme};
 use tokio::time::{Instant, sleep, timeout_at};
 
+#[cfg(feature = "tonic-channel")]
+use super::Lender;
 use super::{
-    Connect, Connection, Driver, Io, Peer, Settings, Tls,
-    driver::{H2, Heard, Pace},
+    Connect, Connection, Drive, Io, Peer, Settings, Tls,
+    driver::{Driver, H2, Heard, Pace},
     keep_alive::Pulse,
     outgoing::Origin,
 };
@@ -30,6 +32,9 @@ pub(crate) struct Dialer {
     tls: Option<Tls>,
     settings: Settings,
     pace: Arc<Pace>,
+    /// Tonic connects in our place.
+    #[cfg(feature = "tonic-channel")]
+    lender: Option<Lender>,
 }
 
 /// How long an attempt may keep the next one waiting (gRFC A61).
@@ -45,7 +50,16 @@ impl Dialer {
             tls,
             settings,
             pace: Arc::default(),
+            #[cfg(feature = "tonic-channel")]
+            lender: None,
         }
+    }
+
+    /// Has tonic connect, if there is a lender.
+    #[cfg(feature = "tonic-channel")]
+    pub(crate) fn lending(mut self, lender: Option<Lender>) -> Self {
+        self.lender = lender;
+        self
     }
 
     /// Connects to one of the instance's addresses: the first that is ready for calls.
@@ -56,10 +70,11 @@ impl Dialer {
     /// # Cancel safety
     ///
     /// Dropping the future gives all attempts up.
-    pub(crate) async fn dial(
-        &self,
-        instance: &Instance,
-    ) -> Result<(Connection, Box<Driver>), Error> {
+    pub(crate) async fn dial(&self, instance: &Instance) -> Result<(Connection, Drive), Error> {
+        #[cfg(feature = "tonic-channel")]
+        if let Some(lender) = &self.lender {
+            return self.borrow_from(lender, instance).await;
+        }
         let until = Instant::now() + self.settings.connect_timeout;
         let attempts = instance.addresses.iter();
         let attempts = attempts.map(|address| self.attempt(instance, address, until));
@@ -74,12 +89,25 @@ impl Dialer {
         })
     }
 
+    #[cfg(feature = "tonic-channel")]
+    async fn borrow_from(
+        &self,
+        lender: &Lender,
+        instance: &Instance,
+    ) -> Result<(Connection, Drive), Error> {
+        let unused = Address::Name("localhost".into(), 0);
+        let origin = self.origin(instance, instance.addresses.first().unwrap_or(&unused))?;
+        let made = lender.dial(instance, origin, self.settings.connect_timeout);
+        let (connection, keeper) = made.await?;
+        Ok((connection, Drive::Lent(keeper)))
+    }
+
     async fn attempt(
         &self,
         instance: &Instance,
         address: &Address,
         until: Instant,
-    ) -> Result<(Connection, Box<Driver>), Error> {
+    ) -> Result<(Connection, Drive), Error> {
         let origin = self.origin(instance, address)?;
         let io = timeout_at(until, self.connect.connect(address)).await;
         let io = io.map_err(|_| self.overdue(address, "the network"))?;
@@ -105,7 +133,7 @@ impl Dialer {
         });
         let adaptive = self.settings.windows.adaptive;
         let driver = Driver::new(h2, shared, keep_alive, adaptive, Arc::clone(&self.pace));
-        Ok((connection, driver))
+        Ok((connection, Drive::Own(driver)))
     }
 
     /// HTTP/2, until the peer's settings have come: only then it is known to be one that serves.

@@ -81,7 +81,7 @@ pub(super) struct Traffic {
 
 /// A timer that is kept, and moved when its time is another one.
 #[derive(Debug, Default)]
-struct Alarm {
+pub(super) struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,
     /// Whom it wakes.
     waker: Option<Waker>,
@@ -127,7 +127,7 @@ impl Driver {
 
     /// Has it told when it carries no call for so long, or up to twice that.
     #[must_use]
-    pub(crate) fn tell_idle(mut self: Box<Self>, every: Duration) -> Box<Self> {
+    pub(super) fn tell_idle(mut self: Box<Self>, every: Duration) -> Box<Self> {
         self.rest = Some(Rest {
             every,
             busy: true,
@@ -141,7 +141,7 @@ impl Driver {
     /// # Cancel safety
     ///
     /// Dropping the future breaks the connection, with all calls on it.
-    pub(crate) async fn run(mut self: Box<Self>, mut told: impl FnMut(Told) + Send) -> Error {
+    pub(super) async fn run(mut self: Box<Self>, mut told: impl FnMut(Told) + Send) -> Error {
         let why = poll_fn(|cx| self.poll(&mut told, cx)).await;
         self.shared.end(why.clone());
         why
@@ -372,7 +372,7 @@ impl Rest {
 }
 
 impl Alarm {
-    fn set(&mut self, until: Option<Instant>) {
+    pub(super) fn set(&mut self, until: Option<Instant>) {
         if let (Some(sleep), Some(until)) = (&self.sleep, until)
             && sleep.deadline() == until
         {
@@ -386,7 +386,7 @@ impl Alarm {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_quiet(cx) {
             return Poll::Pending;
         }

@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::connection::Slot;
+#[cfg(feature = "tonic-channel")]
+use super::lent::Lent;
 
 /// The body of a response: messages, then trailers.
 ///
@@ -23,6 +25,9 @@ use super::connection::Slot;
 pub(crate) struct Incoming {
     /// `None` after the end.
     open: Option<Open>,
+    /// The same over a channel of tonic's.
+    #[cfg(feature = "tonic-channel")]
+    lent: Option<Box<Lent>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,11 @@ impl Drop for Rest {
 impl Incoming {
     pub(super) fn new(recv: RecvStream, rest: Option<Rest>, slot: Slot) -> Self {
         if recv.is_end_stream() {
-            return Self { open: None };
+            return Self {
+                open: None,
+                #[cfg(feature = "tonic-channel")]
+                lent: None,
+            };
         }
         Self {
             open: Some(Open {
@@ -58,6 +67,16 @@ impl Incoming {
                 rest,
                 slot,
             }),
+            #[cfg(feature = "tonic-channel")]
+            lent: None,
+        }
+    }
+
+    #[cfg(feature = "tonic-channel")]
+    pub(super) fn lent(lent: Lent) -> Self {
+        Self {
+            open: None,
+            lent: Some(Box::new(lent)).filter(|lent| !lent.is_end_stream()),
         }
     }
 }
@@ -66,6 +85,27 @@ impl Incoming {
     /// Gives the rest up, and tells the server.
     pub(crate) fn cancel(&mut self) {
         self.open = None;
+        #[cfg(feature = "tonic-channel")]
+        {
+            self.lent = None;
+        }
+    }
+
+    #[cfg(feature = "tonic-channel")]
+    fn poll_lent(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(lent) = &mut self.lent else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(lent.poll_frame(cx));
+        if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
+            self.lent = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    #[cfg(not(feature = "tonic-channel"))]
+    fn poll_lent(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(None)
     }
 }
 
@@ -134,7 +174,7 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(open) = &mut self.open else {
-            return Poll::Ready(None);
+            return self.poll_lent(cx);
         };
         let frame = ready!(open.poll_frame(cx));
         if !matches!(&frame, Some(Ok(frame)) if frame.is_data()) {
@@ -144,9 +184,13 @@ impl Body for Incoming {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.open
-            .as_ref()
-            .is_none_or(|open| open.recv.is_end_stream())
+        match &self.open {
+            Some(open) => open.recv.is_end_stream(),
+            #[cfg(feature = "tonic-channel")]
+            None => self.lent.as_ref().is_none_or(|lent| lent.is_end_stream()),
+            #[cfg(not(feature = "tonic-channel"))]
+            None => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -13,9 +13,12 @@ use http::{HeaderValue, Uri};
 mod connect;
 mod connection;
 mod dial;
+mod drive;
 mod driver;
 mod incoming;
 mod keep_alive;
+#[cfg(feature = "tonic-channel")]
+mod lent;
 #[cfg(not(feature = "_tls"))]
 mod no_tls;
 mod outgoing;
@@ -29,6 +32,8 @@ mod windows;
 mod tests;
 
 pub use connect::{Connect, Connecting, Io, Tcp};
+#[cfg(feature = "tonic-channel")]
+pub(crate) use lent::Lender;
 #[cfg(not(feature = "_tls"))]
 pub(crate) use no_tls::Tls;
 #[cfg(feature = "_tls")]
@@ -37,7 +42,8 @@ pub use windows::Windows;
 pub(crate) use {
     connection::{Connection, Failure, Listening, Peer, Slot},
     dial::{Dialer, race},
-    driver::{Driver, Told},
+    drive::Drive,
+    driver::Told,
     incoming::Incoming,
     keep_alive::KeepAlive,
     outgoing::Outgoing,

@@ -127,6 +127,14 @@ impl Outgoing {
         extensions
     }
 
+    /// What there is besides the body, which cannot be sent again after that.
+    #[cfg(feature = "tonic-channel")]
+    pub(super) fn take_head(&mut self) -> (http::Method, Uri, HeaderMap) {
+        let head = &mut self.head;
+        let headers = mem::take(&mut head.headers);
+        (head.method.clone(), head.uri.clone(), headers)
+    }
+
     pub(super) fn source(&mut self) -> &mut Source {
         &mut self.source
     }
