@@ -238,16 +238,12 @@ impl Driver {
         false
     }
 
-    /// Sees to pongs, and to what they say about the windows; whether h2 has to be polled again for it.
+    /// Sees to what pongs say about the windows; whether h2 has to be polled again for it.
     fn measure(&mut self, heard: bool, cx: &mut Context<'_>) -> bool {
-        let Some(pings) = &mut self.pings else {
+        let (Some(pings), Some(estimate)) = (&mut self.pings, &mut self.estimate) else {
             return false;
         };
-        // The keep-alive reads nothing from a pong but that it may ping again; what counts is that bytes came.
         let pong = pings.poll_pong(cx).is_ready();
-        let Some(estimate) = &mut self.estimate else {
-            return false;
-        };
         let mut wider = false;
         let bytes = self.shared.traffic.reads();
         if pong && let Some(window) = estimate.answered(bytes, Instant::now()) {
@@ -275,6 +271,10 @@ impl Driver {
         // What is heard meanwhile only puts off what is due: it is soon enough to look when the alarm rings.
         if self.alarm.is_quiet(cx) {
             return Poll::Pending;
+        }
+        if self.estimate.is_none() {
+            // Nothing is read from it but that it may be sent again; what counts is that bytes came.
+            let _ = pings.poll_pong(cx).is_ready();
         }
         loop {
             let busy = self.shared.is_busy();
