@@ -63,6 +63,12 @@ impl Case {
             self.server
         )
     }
+
+    /// The same where there is little room.
+    pub fn short(&self) -> String {
+        let (servers, callers) = (many(self.servers, "server"), many(self.callers, "caller"));
+        format!("{servers}, {callers}, {}", size(self.bytes))
+    }
 }
 
 /// `1 server`, `4 servers`.

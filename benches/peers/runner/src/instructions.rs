@@ -10,7 +10,8 @@ use crate::{
     cases::Case,
     contender::{Contender, Servers},
     machine::Machine,
-    peers::{BASE, Peer},
+    peers::{ALL, BASE, OURS, Peer},
+    plot::{self, Bar, Bars},
 };
 
 /// Under valgrind, everything takes some fifty times as long.
@@ -28,7 +29,7 @@ struct Counted {
 struct Report<'a> {
     command: String,
     machine: &'a Machine,
-    cases: Vec<(String, Vec<Counted>)>,
+    cases: Vec<(Case, Vec<Counted>)>,
 }
 
 pub fn run(arguments: &Arguments, machine: &Machine, peers: &[Peer]) -> Result<(), Failure> {
@@ -61,7 +62,15 @@ pub fn run(arguments: &Arguments, machine: &Machine, peers: &[Peer]) -> Result<(
             println!("{}", line(peer, &row, base));
             counted.push(row);
         }
-        cases.push((case.to_string(), counted));
+        cases.push((case.clone(), counted));
+    }
+    let picture = picture(&cases, &machine.line());
+    for directory in [Some(&arguments.out), arguments.plots.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("instructions.svg"), &picture)?;
     }
     let command = format!("scripts/bench-peers {}", arguments.said);
     let path = arguments.out.join("instructions.json");
@@ -72,8 +81,34 @@ pub fn run(arguments: &Arguments, machine: &Machine, peers: &[Peer]) -> Result<(
     };
     fs::write(&path, serde_json::to_string_pretty(&report)?)?;
     println!("\nin the client's process, by valgrind's cachegrind; the kernel's are not counted");
-    println!("{}", path.display());
+    println!("{} and a picture beside it", path.display());
     Ok(())
+}
+
+/// A panel for each case, a row for each contender that could do all of them.
+fn picture(cases: &[(Case, Vec<Counted>)], place: &str) -> String {
+    let in_all = |peer: &&Peer| {
+        let has = |rows: &[Counted]| rows.iter().any(|row| row.peer == peer.name);
+        cases.iter().all(|(_, rows)| has(rows))
+    };
+    let panel = |(case, rows): &(Case, Vec<Counted>)| {
+        let bar = |peer: &Peer| Bar {
+            title: peer.title.to_owned(),
+            colour: plot::colour(peer.name),
+            bold: peer.name == OURS,
+            value: rows
+                .iter()
+                .find(|row| row.peer == peer.name)
+                .and_then(|row| row.instructions),
+        };
+        Bars {
+            title: case.short(),
+            bars: ALL.iter().filter(in_all).map(bar).collect(),
+        }
+    };
+    let panels: Vec<Bars> = cases.iter().map(panel).collect();
+    let title = "Instructions of the client a call, the kernel's not counted";
+    plot::bars(title, &panels, place)
 }
 
 fn line(peer: &Peer, counted: &Counted, base: Option<f64>) -> String {
