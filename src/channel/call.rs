@@ -33,7 +33,7 @@ pub(super) async fn call_one(
     let id = endpoint.id().clone();
     let away = || Status::unavailable(format!("endpoint {id} is not connected"));
     let connection = connected(&endpoint).next().ok_or_else(away)?;
-    let late = || ServedBy::over(&connection);
+    let late = || ServedBy::by(connection.peer());
     let room = room_of(&call.channel.shared, &endpoint);
     let chosen = match call.deadline {
         Some(deadline) => timeout_at(deadline, room).await,
@@ -179,9 +179,10 @@ impl Attempts {
             tried: &self.tried,
         });
         let endpoint = ready.get(picked).or_else(|| ready.get(0))?;
+        let limit = self.channel.shared.breaker;
         if endpoint.conduct().is_open()
-            && let Some(connection) = self.usable(endpoint)
-            && let Some(chosen) = take(endpoint, connection, self.channel.shared.breaker)
+            && !self.tried.contains(endpoint.id())
+            && let Some(chosen) = endpoint.links().with_first(|c| take(endpoint, c, limit))
         {
             return Some(chosen);
         }
@@ -195,14 +196,14 @@ impl Attempts {
         if !self.tried.contains(picked.id()) && picked.conduct().is_open() {
             let mut own = connected(picked).peekable();
             let is_connected = own.peek().is_some();
-            if let Some(chosen) = own.find_map(|connection| take(picked, connection, limit)) {
+            if let Some(chosen) = own.find_map(|connection| take(picked, &connection, limit)) {
                 return Some(chosen);
             }
             if is_connected {
                 self.channel.shared.crowd(picked);
             }
         }
-        let has_room = |(endpoint, connection): (&Endpoint, _)| take(endpoint, connection, limit);
+        let has_room = |(endpoint, c): (&Endpoint, Arc<Connection>)| take(endpoint, &c, limit);
         let with_room = self.usable_of(ready).find_map(has_room);
         with_room.or_else(|| self.refused_again(ready))
     }
@@ -214,15 +215,9 @@ impl Attempts {
         let some = (0..n.min(LOOKS)).filter_map(|nth| on_trial.get((start + nth) % n));
         some.filter(|endpoint| !self.tried.contains(endpoint.id()))
             .find_map(|endpoint| {
-                let connection = connected(endpoint).next()?;
-                let slot = connection.try_slot()?;
+                let slot = connected(endpoint).next()?.try_slot()?;
                 let in_flight = endpoint.begin_trial()?;
-                Some(Chosen {
-                    endpoint: endpoint.clone(),
-                    connection,
-                    slot,
-                    in_flight,
-                })
+                Some(Chosen { slot, in_flight })
             })
     }
 
@@ -267,31 +262,20 @@ impl Attempts {
             return None;
         }
         let endpoint = ready.find(refused)?;
-        connected(endpoint).find_map(|c| take(endpoint, c, self.channel.shared.breaker))
-    }
-
-    fn usable(&self, endpoint: &Endpoint) -> Option<Arc<Connection>> {
-        if self.tried.contains(endpoint.id()) {
-            return None;
-        }
-        endpoint.connection().filter(|first| first.accepts())
+        connected(endpoint).find_map(|c| take(endpoint, &c, self.channel.shared.breaker))
     }
 
     /// A response; or none, if it can be sent to another.
     async fn attempt(&mut self, chosen: Chosen) -> Result<Option<http::Response<Answer>>, Status> {
         let Chosen {
-            endpoint,
-            connection,
             slot,
             mut in_flight,
         } = chosen;
+        let served = ServedBy::by(slot.peer());
         let sent = match self.deadline {
-            Some(deadline) => {
-                timeout_at(deadline, connection.call_in(slot, &mut self.outgoing)).await
-            }
-            None => Ok(connection.call_in(slot, &mut self.outgoing).await),
+            Some(deadline) => timeout_at(deadline, slot.call(&mut self.outgoing)).await,
+            None => Ok(slot.call(&mut self.outgoing).await),
         };
-        let served = ServedBy::over(&connection);
         let failed = |mut status: Status| {
             served.note_in(&mut status);
             Err(status)
@@ -321,7 +305,7 @@ impl Attempts {
             }
             Ok(Err(Failure::NotSent(_))) => {
                 in_flight.not_sent();
-                self.tried.push(endpoint.id().clone());
+                self.tried.push(served.id().clone());
                 Ok(None)
             }
             Ok(Err(Failure::Refused(error))) => {
@@ -332,8 +316,8 @@ impl Attempts {
                 if self.refused.is_some() || !self.outgoing.rewind() {
                     return failed(unavailable(error));
                 }
-                self.refused = Some(endpoint.id().clone());
-                self.tried.push(endpoint.id().clone());
+                self.refused = Some(served.id().clone());
+                self.tried.push(served.id().clone());
                 Ok(None)
             }
             Ok(Err(Failure::Broken(error))) => {
@@ -379,7 +363,7 @@ async fn room_of(shared: &Shared, endpoint: &Endpoint) -> Option<Chosen> {
         changed.borrow_and_update();
         // Who calls one and no other knows what it can bear.
         let limit = usize::MAX;
-        if let Some(chosen) = connected(endpoint).find_map(|c| take(endpoint, c, limit)) {
+        if let Some(chosen) = connected(endpoint).find_map(|c| take(endpoint, &c, limit)) {
             return Some(chosen);
         }
         full.join(connected(endpoint).map(|c| (endpoint, c)), limit);

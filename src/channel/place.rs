@@ -10,30 +10,20 @@ use crate::{
     transport::{Connection, Slot},
 };
 
-/// Where a call goes, and its place there.
+/// A call's place where it goes.
 pub(super) struct Chosen {
-    pub(super) endpoint: Endpoint,
-    pub(super) connection: Arc<Connection>,
     pub(super) slot: Slot,
     pub(super) in_flight: InFlight,
 }
 
 /// So many connections without room are waited for at once; which ones is left to chance.
 const QUEUES: usize = 16;
+
 /// A place there, if there is one now and it has fewer calls in flight than that.
-pub(super) fn take(
-    endpoint: &Endpoint,
-    connection: Arc<Connection>,
-    limit: usize,
-) -> Option<Chosen> {
+pub(super) fn take(endpoint: &Endpoint, connection: &Connection, limit: usize) -> Option<Chosen> {
     let slot = connection.try_slot()?;
     let in_flight = endpoint.begin_within(limit)?;
-    Some(Chosen {
-        endpoint: endpoint.clone(),
-        connection,
-        slot,
-        in_flight,
-    })
+    Some(Chosen { slot, in_flight })
 }
 
 /// The places a call has in the queues of connections without room.
@@ -85,12 +75,7 @@ async fn turn(
     let begun = connection.slot().await;
     let begun = begun.and_then(|slot| Some((slot, endpoint.begin_within(limit)?)));
     match begun {
-        Some((slot, in_flight)) => Ok(Chosen {
-            endpoint,
-            connection,
-            slot,
-            in_flight,
-        }),
+        Some((slot, in_flight)) => Ok(Chosen { slot, in_flight }),
         None => Err(connection),
     }
 }

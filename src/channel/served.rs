@@ -6,10 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tonic::Status;
 
-use crate::{
-    Address, InstanceId,
-    transport::{Connection, Peer},
-};
+use crate::{Address, InstanceId, transport::Peer};
 
 /// The server that a call went to: in the extensions of every response, and to be read off every status.
 ///
@@ -35,9 +32,9 @@ const KEY: &str = "fleet-served-by";
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 impl ServedBy {
-    /// The server at the other end of this connection.
-    pub(super) fn over(connection: &Connection) -> Self {
-        Self(Arc::clone(connection.peer()))
+    /// The one at the other end of a connection.
+    pub(super) fn by(peer: &Arc<Peer>) -> Self {
+        Self(Arc::clone(peer))
     }
 
     /// The server that this status came from, or that was called when it came about.

@@ -36,6 +36,11 @@ impl Links {
         self.first.load_full()
     }
 
+    /// What this makes of the oldest, which it may look at and not keep: that costs no count of owners.
+    pub(crate) fn with_first<T>(&self, with: impl FnOnce(&Connection) -> Option<T>) -> Option<T> {
+        self.first.load().as_deref().and_then(with)
+    }
+
     /// All of them, the oldest first.
     pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Connection>> + use<> {
         let more = self.more.load_full();

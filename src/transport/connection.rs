@@ -227,6 +227,11 @@ impl Connection {
 }
 
 impl Slot {
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        &self.0.peer
+    }
+
     /// Sends a call in this place, and returns the head of its response.
     ///
     /// # Cancel safety
