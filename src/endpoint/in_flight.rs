@@ -82,7 +82,7 @@ impl InFlight {
     pub(crate) fn lost(&mut self) {
         if !mem::replace(&mut self.judged, true) {
             self.vitals.lost_one();
-            self.is_untried();
+            self.is_undecided();
         }
     }
 
@@ -115,17 +115,19 @@ impl InFlight {
     pub(crate) fn not_sent(&mut self) {
         self.judged = true;
         self.vitals.not_called();
-        self.is_untried();
+        if self.on_trial {
+            self.vitals.conduct().untried();
+        }
     }
 
     fn shows_nothing(&self) {
         self.vitals.ignored();
-        self.is_untried();
+        self.is_undecided();
     }
 
-    fn is_untried(&self) {
+    fn is_undecided(&self) {
         if self.on_trial {
-            self.vitals.conduct().untried();
+            self.vitals.conduct().undecided();
         }
     }
 }

@@ -281,7 +281,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::health::EndedBy;
+    use crate::health::{EndedBy, Mode};
 
     fn ends(call: &mut InFlight, code: Code) {
         call.ended_by(EndedBy::Status, code);
@@ -323,6 +323,24 @@ mod tests {
 
         let (succeeded, failed) = (2, 2);
         assert_eq!(vitals.counts(), Counts { succeeded, failed });
+    }
+
+    #[test]
+    fn one_that_is_tried_and_shows_nothing_is_not_tried_with_every_call() {
+        for code in [Code::ResourceExhausted, Code::Cancelled] {
+            let vitals = Arc::new(Vitals::new(Instant::now()));
+            vitals.conduct().treat(Mode::Trial, 5);
+
+            for _ in 0..100 {
+                if let Some(mut call) = vitals.begin_trial() {
+                    ends(&mut call, code);
+                }
+            }
+
+            assert_eq!(vitals.calls(), 3, "{code:?}");
+            assert!(!vitals.conduct().try_anew());
+            assert!(vitals.begin_trial().is_some(), "it is tried again later");
+        }
     }
 
     #[test]

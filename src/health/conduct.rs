@@ -124,7 +124,16 @@ impl Conduct {
         });
     }
 
-    /// A call on trial ended without showing anything.
+    /// A call on trial ended and showed nothing. The next may begin, but it is not made up for: one that
+    /// never shows anything would be given every call of a caller who asks one at a time.
+    pub(crate) fn undecided(&self) {
+        self.update(|mut word| {
+            word.pending = false;
+            word
+        });
+    }
+
+    /// A call on trial never left.
     pub(crate) fn untried(&self) {
         self.update(|mut word| {
             word.pending = false;
@@ -309,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_on_trial_that_shows_nothing_is_made_up_for_and_a_long_one_holds_up_nobody() {
+    fn a_call_on_trial_that_never_left_is_made_up_for_and_a_long_one_holds_up_nobody() {
         let conduct = Conduct::new(3);
         conduct.treat(Mode::Trial, 3);
 
