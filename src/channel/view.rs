@@ -16,10 +16,10 @@ pub struct View {
     pub(super) service: ServiceName,
     pub(super) known: Endpoints,
     pub(super) ready: Endpoints,
-    /// Shared with the views before it that have the same ready ones.
     /// Those that were ejected and are tried, beside the others.
     pub(super) on_trial: Endpoints,
     pub(super) panic: Option<Wellness>,
+    /// Shared with the views before it that have the same ready ones.
     pub(super) pick: Option<Arc<dyn Pick>>,
     pub(super) stale: Option<(Error, Instant)>,
     pub(super) held: Option<usize>,

@@ -116,6 +116,8 @@ pub(crate) struct Ejector {
 #[derive(Debug)]
 struct Record {
     standing: Standing,
+    /// Whether it is among those to choose from. If not, nothing is left out with it.
+    here: bool,
     /// Ejections that are not forgotten, for failures in a row and as an outlier.
     strikes: u32,
     multiplier: u32,
@@ -184,7 +186,7 @@ impl Ejector {
         match record.standing {
             Standing::Good => return,
             Standing::Spared => self.failing.retain(|failing| failing != id),
-            Standing::Out | Standing::Trial => self.out -= 1,
+            Standing::Out | Standing::Trial => self.out -= usize::from(record.here),
         }
         record.standing = Standing::Good;
         self.changed.insert(id.clone());
@@ -199,10 +201,20 @@ impl Ejector {
         }
         self.failing.retain(|failing| failing != id);
         let gone = self.records.remove(id);
-        if gone.is_some_and(|record| record.standing.is_out()) {
+        if gone.is_some_and(|record| record.is_left_out()) {
             self.out -= 1;
         }
         self.changed.remove(id);
+    }
+
+    /// Whether it is among those to choose from, as whoever trips is.
+    pub(crate) fn is_here(&mut self, id: &InstanceId, here: bool) {
+        let Some(record) = self.records.get_mut(id) else {
+            return;
+        };
+        let was = record.is_left_out();
+        record.here = here;
+        self.out = self.out + usize::from(record.is_left_out()) - usize::from(was);
     }
 
     /// Does what is due.
@@ -280,13 +292,14 @@ impl Ejector {
             self.sweep.get_or_insert(now + outliers.interval);
         }
         let room = self.room(among);
-        while self.out < room && !self.failing.is_empty() {
-            let id = self.failing.remove(0);
+        while self.out < room
+            && let Some(id) = self.take_failing()
+        {
             self.out += 1;
             self.put_out(&id, now);
         }
         while self.out > room {
-            let out = |(_, record): &(&InstanceId, &Record)| record.standing.is_out();
+            let out = |(_, record): &(&InstanceId, &Record)| record.is_left_out();
             let longest = self.records.iter().filter(out);
             let Some((id, _)) = longest.min_by_key(|(_, record)| record.out_since) else {
                 return;
@@ -346,9 +359,17 @@ impl Ejector {
         share.max(1).min(among.saturating_sub(1))
     }
 
+    /// The next that is to be out, and can be.
+    fn take_failing(&mut self) -> Option<InstanceId> {
+        let is_here = |id| self.records.get(id).is_some_and(|record| record.here);
+        let nth = self.failing.iter().position(is_here)?;
+        Some(self.failing.remove(nth))
+    }
+
     fn record(&mut self, id: &InstanceId, why: &Error) -> &mut Record {
         self.records.entry(id.clone()).or_insert_with(|| Record {
             standing: Standing::Good,
+            here: true,
             strikes: 0,
             multiplier: 0,
             outlier: false,
@@ -444,6 +465,12 @@ impl Ejector {
         if let Some(at) = at {
             self.due.insert((at, id.clone()));
         }
+    }
+}
+
+impl Record {
+    fn is_left_out(&self) -> bool {
+        self.here && self.standing.is_out()
     }
 }
 

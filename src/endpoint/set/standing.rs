@@ -21,12 +21,15 @@ impl Set {
     /// What calls saw.
     pub(crate) fn heard(&mut self, notices: Vec<(InstanceId, Notice)>, now: Instant) -> Vec<Step> {
         for (id, notice) in notices {
-            if !self.entries.contains_key(&id) {
+            let Some(entry) = self.entries.get(&id) else {
                 continue;
-            }
+            };
             match notice {
                 Notice::Tripped(why) => {
-                    self.ejector.tripped(&id, why, now);
+                    // One that has lost its connection since takes no calls at all.
+                    if entry.well.is_some() {
+                        self.ejector.tripped(&id, why, now);
+                    }
                     // The caller who saw it has barred it already; whether that stands is seen below.
                     self.turned.insert(id);
                 }
@@ -68,6 +71,11 @@ impl Set {
 
     /// Does what follows from what the ejector was told, and from who has come and gone.
     pub(super) fn settle_standings(&mut self, now: Instant) {
+        for id in &self.shifted {
+            let entry = self.entries.get(id);
+            let is_here = entry.is_some_and(|entry| entry.well.is_some());
+            self.ejector.is_here(id, is_here);
+        }
         self.ejector.settle(self.wellness.of, now);
         let changed = self.ejector.take_changed();
         let turned = mem::take(&mut self.turned);
@@ -133,10 +141,12 @@ impl Set {
             Event::Calmed { well, of }
         });
         // Whoever is not well is among the others now, or is so no longer.
-        // One that is out may connect only while that lasts.
-        let is_unwell = |entry: &Entry| entry.well == Some(false) || entry.standing.is_out();
-        let unwell = self.entries.iter().filter(|(_, entry)| is_unwell(entry));
-        for id in unwell.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        // One that is out may connect only while that lasts, and a suspect may be well.
+        let differs = |entry: &Entry| {
+            entry.well == Some(false) || entry.standing.is_out() || entry.suspect.is_some()
+        };
+        let different = self.entries.iter().filter(|(_, entry)| differs(entry));
+        for id in different.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             self.stand(&id, now);
         }
     }

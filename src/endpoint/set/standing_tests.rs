@@ -116,6 +116,30 @@ fn when_most_fail_all_take_calls_until_enough_are_well() {
 }
 
 #[test]
+fn one_that_is_out_and_gone_takes_up_nobodys_room() {
+    let mut scene = Scene::connected("abc");
+    scene.fail("a");
+    scene.down('a');
+
+    scene.fail("b");
+
+    assert_eq!(scene.ready(), "c");
+}
+
+#[test]
+fn a_suspect_takes_calls_while_they_go_to_all_and_is_doubted_again_after() {
+    let mut scene = Scene::connected("abcde");
+    scene.delta([Change::Vanish(name('e'))]);
+    assert_eq!(scene.ready(), "abcd");
+
+    scene.fail("abc");
+    assert_eq!(scene.ready(), "abcde");
+    scene.succeed("c");
+
+    assert_eq!(scene.ready(), "cd");
+}
+
+#[test]
 fn an_ejection_outlasts_a_new_connection_and_a_new_weight() {
     let mut scene = Scene::connected("abc");
     scene.fail("b");
