@@ -348,6 +348,8 @@ async fn a_breaker_bounds_the_calls_of_each_and_a_cap_those_of_all() {
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!(failed[0].code(), Code::Unavailable);
     assert_eq!(kind(&failed[0]), Some(ErrorKind::Overloaded));
+    let view = ward.channel.view();
+    assert!(view.ready().iter().all(|e| e.connections() == 1), "{view}");
 
     let ward = Ward::of(2, |builder| builder.max_calls(4)).await;
     (0..2).for_each(|n| ward.falls(n, stall));

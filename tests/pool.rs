@@ -8,7 +8,9 @@ mod echo;
 mod net;
 
 use std::{
+    future::poll_fn,
     io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -23,7 +25,7 @@ use net::{ByHand, Net, Running};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status, body::Body, transport::Server};
 use tonic_fleet::{
-    Address, Builder, Channel, Event, Instance, State,
+    Address, Builder, Channel, Endpoint, Event, Instance, State,
     discover::Ready,
     resolve::Fixed,
     transport::{Connect, Connecting},
@@ -109,6 +111,34 @@ async fn a_server_that_allows_few_streams_gets_more_connections_while_they_are_o
     assert_eq!((endpoint.connections(), server.open()), (1, 1));
     ask(&channel).await.unwrap();
     assert_eq!(server.ever(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_quietly_when_one_has_no_room_and_the_other_has_all_the_calls_it_may() {
+    let (net, second) = (Net::default(), Duration::from_secs(1));
+    let wide = serve(&net, Server::builder(), "a", second);
+    let narrow = { Server::builder().max_concurrent_streams(1) };
+    let narrow = serve(&net, narrow, "b", second);
+    let builder = over(&net, &[&wide, &narrow]);
+    let channel = builder.breaker(2).connections(1).build().unwrap();
+    let ready = channel.ready(2).await.ready().clone();
+    for _ in 0..3 {
+        let channel = channel.clone();
+        tokio::spawn(async move { ask(&channel).await.unwrap() });
+    }
+    while ready.iter().map(Endpoint::in_flight).sum::<usize>() < 3 {
+        tokio::task::yield_now().await;
+    }
+
+    let mut polls = 0;
+    let mut fourth = pin!(ask(&channel));
+    let fourth = poll_fn(|cx| {
+        polls += 1;
+        assert!(polls < 1_000, "it spins");
+        fourth.as_mut().poll(cx)
+    });
+
+    fourth.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

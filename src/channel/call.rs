@@ -199,7 +199,8 @@ impl Attempts {
             if let Some(chosen) = own.find_map(|connection| take(picked, &connection, limit)) {
                 return Some(chosen);
             }
-            if is_connected {
+            // Where it is the breaker that says no, another connection would not help.
+            if is_connected && picked.in_flight() < limit {
                 self.channel.shared.crowd(picked);
             }
         }

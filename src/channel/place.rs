@@ -1,8 +1,9 @@
 //! A call's place at an endpoint: taken at once, or waited for in turn.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::time::sleep;
 
 use crate::{
     Endpoint,
@@ -18,6 +19,9 @@ pub(super) struct Chosen {
 
 /// So many connections without room are waited for at once; which ones is left to chance.
 const QUEUES: usize = 16;
+
+/// There is no queue at an endpoint that has as many calls as it may: it is looked at again after this.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A place there, if there is one now and it has fewer calls in flight than that.
 pub(super) fn take(endpoint: &Endpoint, connection: &Connection, limit: usize) -> Option<Chosen> {
@@ -72,6 +76,10 @@ async fn turn(
     connection: Arc<Connection>,
     limit: usize,
 ) -> Result<Chosen, Arc<Connection>> {
+    if endpoint.in_flight() >= limit {
+        sleep(AGAIN).await;
+        return Err(connection);
+    }
     let begun = connection.slot().await;
     let begun = begun.and_then(|slot| Some((slot, endpoint.begin_within(limit)?)));
     match begun {
