@@ -150,6 +150,32 @@ async fn a_kill_fails_only_what_the_killed_one_had_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_frozen_under_load_costs_at_most_twice_its_share_of_a_second() {
+    let _alone = alone().await;
+    let etcd = Etcd::start().await;
+    let registry = etcd.url();
+    let servers = five(&registry).await;
+    let load = callers(
+        &registry,
+        "--policy round_robin --rate 500 --concurrency 500 --deadline-ms 1000 --seconds 12",
+    );
+    sleep(Duration::from_secs(4)).await;
+
+    servers[2].signal(Signal::SIGSTOP);
+    let summary = load.ended().await.summary();
+
+    servers[2].signal(Signal::SIGCONT);
+    let failed = summary["failed"].as_u64().unwrap();
+    println!("{failed} calls failed");
+    assert!(summary["ok"].as_u64().unwrap() > 4_000, "{summary}");
+    // A hundred a second are its share; those of the second before the first deadline are sure to fail.
+    assert!((1..=200).contains(&failed), "{summary}");
+    for server in servers {
+        server.leave().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_frozen_beyond_its_lease_leaves_and_comes_back_under_its_key() {
     let _alone = alone().await;
     let etcd = Etcd::start().await;
