@@ -33,17 +33,26 @@ use crate::{Address, Error, Instance, InstanceId, health::Conduct, transport::Co
 pub struct Endpoint {
     instance: Arc<Instance>,
     vitals: Arc<Vitals>,
+    /// The instance's, at hand: a table of weights asks thousands for it.
+    weight: u32,
     share: u8,
 }
 
 impl Endpoint {
     pub(crate) fn new(instance: Arc<Instance>, vitals: Arc<Vitals>) -> Self {
-        let share = 100;
         Self {
+            weight: instance.weight,
+            share: 100,
             instance,
             vitals,
-            share,
         }
+    }
+
+    /// Whether the other is a clone, or might as well be one.
+    fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.instance, &other.instance)
+            && Arc::ptr_eq(&self.vitals, &other.vitals)
+            && self.share == other.share
     }
 
     /// The same, given so much of its weight in percent.
@@ -142,7 +151,7 @@ impl Endpoint {
     /// What it counts for among others: its weight in hundredths, as far as it has its
     /// [share](Self::share).
     pub fn weight(&self) -> u64 {
-        u64::from(self.instance.weight) * u64::from(self.share)
+        u64::from(self.weight) * u64::from(self.share)
     }
 
     /// How its calls have ended lately.

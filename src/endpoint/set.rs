@@ -99,7 +99,8 @@ pub(crate) struct Dial {
 #[derive(Debug)]
 pub(crate) struct Set {
     limits: Limits,
-    entries: BTreeMap<InstanceId, Entry>,
+    /// In boxes, for a tree has room for half as many again.
+    entries: BTreeMap<InstanceId, Box<Entry>>,
     /// All of them, as views show them.
     known: Endpoints,
     tiers: Tiers,
@@ -354,7 +355,7 @@ impl Set {
         let vitals = Vitals::owned(now, Some(owner));
         let entry = Entry::new(instance, vitals, self.limits.redial.clone());
         self.known.put(entry.endpoint());
-        self.entries.insert(id.clone(), entry);
+        self.entries.insert(id.clone(), Box::new(entry));
         self.queue.push_back(id.clone());
         self.tell(Event::Added(id));
         self.changed = true;
@@ -464,7 +465,7 @@ impl Set {
         let gone = self
             .suspects
             .iter()
-            .filter(|&id| self.entries.get(id).is_some_and(&which));
+            .filter(|&id| self.entries.get(id).is_some_and(|entry| which(entry)));
         for id in gone.cloned().collect::<Vec<_>>() {
             self.remove(&id, now);
         }

@@ -453,8 +453,7 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
         }
         scene.wait(Duration::from_secs(u64::from(what)));
         let books = &scene.set;
-        let count =
-            |which: fn(&Entry) -> bool| books.entries.values().filter(|&e| which(e)).count();
+        let count = |which: fn(&Entry) -> bool| books.entries.values().filter(|e| which(e)).count();
         prop_assert_eq!(
             count(|e| matches!(e.next, Next::Dialling(_))),
             books.dialling
@@ -463,7 +462,7 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
         prop_assert!(books.dialling <= 3);
         prop_assert_eq!(
             told(books.known.iter().cloned()),
-            told(books.entries.values().map(Entry::endpoint))
+            told(books.entries.values().map(|e| e.endpoint()))
         );
         prop_assert_eq!(told(books.ready().iter().cloned()), told(best(books)));
         prop_assert_eq!(count(|e| e.up.len() > 3), 0);
@@ -491,10 +490,10 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
 /// Those that should take calls, found by looking at each.
 fn best(books: &Set) -> Vec<Endpoint> {
     let tier =
-        |entry: &&Entry, tier| entry.tier(books.held_until.is_some(), books.panics) == Some(tier);
+        |entry: &Entry, tier| entry.tier(books.held_until.is_some(), books.panics) == Some(tier);
     let those = |one| {
         let those = books.entries.values().filter(|entry| tier(entry, one));
-        those.map(Entry::endpoint).collect::<Vec<_>>()
+        those.map(|e| e.endpoint()).collect::<Vec<_>>()
     };
     let [serving, doubted] = [Tier::Serving, Tier::Doubted];
     let order = [serving, doubted, Tier::Draining, Tier::Unwell, Tier::Trial];

@@ -17,19 +17,23 @@ use crate::{
 };
 
 /// Shared by everybody who looks at one endpoint; survives what the registry says.
+///
+/// In this order in memory: what a pick compares lies side by side, so that to look at one of thousands costs
+/// one look and not three.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Vitals {
     in_flight: AtomicUsize,
+    conduct: Conduct,
+    latency: Latency,
     calls: AtomicU64,
     failures: AtomicU64,
     /// Calls that ended and showed neither that it is well nor that it is not.
     unjudged: AtomicU64,
-    conduct: Conduct,
     /// Until when it asked to be spared, in milliseconds since it is known.
     spared: AtomicU64,
     known_since: Instant,
     owner: Option<Owner>,
-    latency: Latency,
     links: Links,
     condition: Mutex<Condition>,
 }

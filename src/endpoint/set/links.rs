@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     super::entry::{Next, Up},
-    Dial, Entry, Set, Step,
+    Dial, Set, Step,
 };
 use crate::{Error, Event, InstanceId, health::Verdict};
 
@@ -135,8 +135,8 @@ impl Set {
     /// Somebody calls: all are connected again.
     pub(crate) fn wake(&mut self, now: Instant) -> Vec<Step> {
         self.asleep = false;
-        let resting = |entry: &&Entry| entry.up.is_empty() && entry.next == Next::Rest;
-        let resting = self.entries.values().filter(resting);
+        let entries = self.entries.values();
+        let resting = entries.filter(|entry| entry.up.is_empty() && entry.next == Next::Rest);
         for id in resting.map(|e| e.instance.id.clone()).collect::<Vec<_>>() {
             self.enqueue(&id);
         }

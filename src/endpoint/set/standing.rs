@@ -53,11 +53,11 @@ impl Set {
     /// Does what is due for those that are ejected.
     pub(super) fn tick_ejector(&mut self, now: Instant) {
         if self.ejector.must_sweep(now) {
-            let counts = |(id, entry): (&InstanceId, &Entry)| {
+            let counts = self.entries.iter().filter_map(|(id, entry)| {
                 entry.well?;
                 Some((id.clone(), entry.vitals.counts()))
-            };
-            let counts = self.entries.iter().filter_map(counts).collect();
+            });
+            let counts = counts.collect();
             self.ejector.sweep(counts, now);
         }
         self.ejector.tick(now);
