@@ -149,6 +149,8 @@ impl Set {
         for id in different.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             self.stand(&id, now);
         }
+        // In a panic the doubted serve like the others, and no longer.
+        self.rank_suspects();
     }
 }
 
