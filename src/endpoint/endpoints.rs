@@ -61,7 +61,9 @@ impl Endpoints {
     /// The one of this id.
     pub fn find(&self, id: &InstanceId) -> Option<&Endpoint> {
         let (at, found) = self.spine.seek(id);
-        Some(&self.spine.chunks[at].members[found.ok()?])
+        // Looked at first: where there is none, there is no chunk either.
+        let place = found.ok()?;
+        Some(&self.spine.chunks[at].members[place])
     }
 
     /// All, in order.
@@ -257,6 +259,11 @@ mod tests {
             let sizes: Vec<_> = endpoints.spine.chunks.iter().map(|c| c.members.len()).collect();
             prop_assert!(sizes.iter().all(|size| (1..=MOST).contains(size)), "{:?}", sizes);
         }
+    }
+
+    #[test]
+    fn nobody_is_found_among_none() {
+        assert!(Endpoints::default().find(endpoint(1, 1).id()).is_none());
     }
 
     #[test]
