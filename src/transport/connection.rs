@@ -102,6 +102,9 @@ pub(crate) struct Listening(Arc<Shared>);
 /// A stream's place among those the peer allows.
 pub(crate) struct Slot(Arc<Shared>);
 
+/// Wakes the driver, when this is dropped, of a connection that nobody can use any more.
+struct LastOut<'a>(&'a Shared);
+
 impl Connection {
     pub(super) fn new(
         peer: Peer,
@@ -189,6 +192,8 @@ impl Connection {
     /// Dropping the future gives up the place in the queue, and nothing else.
     pub(crate) async fn slot(&self) -> Option<Slot> {
         let shared = &self.0.shared;
+        // Whoever is sent away, or leaves, may give up a place that was handed over: the last one there was.
+        let _last = LastOut(shared);
         let taken = shared.quota.take().await;
         taken.then(|| Slot(Arc::clone(shared)))
     }
@@ -456,6 +461,14 @@ impl Drop for Listening {
 impl Drop for Slot {
     fn drop(&mut self) {
         if self.0.quota.put() == 0 && self.0.quota.is_closed() {
+            self.0.driver.wake();
+        }
+    }
+}
+
+impl Drop for LastOut<'_> {
+    fn drop(&mut self) {
+        if self.0.quota.is_closed() && self.0.quota.open() == 0 {
             self.0.driver.wake();
         }
     }

@@ -227,6 +227,27 @@ async fn who_waits_for_room_is_sent_elsewhere_by_a_drain() {
     assert!(matches!(second.unwrap_err(), Failure::NotSent(_)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_place_that_was_handed_to_one_who_is_sent_away_holds_up_no_drain() {
+    let mut one = h2::server::Builder::new();
+    one.max_concurrent_streams(1);
+    let (dialed, server) = served_by(one, Settings::default()).await;
+    let _calls = accepting(server);
+    let slot = dialed.connection.try_slot().unwrap();
+    let mut second = Box::pin(dialed.connection.slot());
+    assert!(futures_util::poll!(&mut second).is_pending());
+
+    drop(slot);
+    dialed.connection.drain(None);
+    // Time stands still until the driver has seen to the drain: the place is still taken then.
+    tokio::time::sleep(secs(1)).await;
+    assert!(second.await.is_none());
+
+    // Sooner than the keep-alive would look.
+    let ended = tokio::time::timeout(secs(5), dialed.driver).await;
+    ended.expect("nobody is left").unwrap();
+}
+
 #[tokio::test]
 async fn the_last_handle_takes_the_connection_with_it_but_not_the_calls() {
     let (dialed, server) = served().await;
