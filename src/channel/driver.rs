@@ -223,11 +223,12 @@ impl Running {
         };
         let address = connection.address().clone();
         let connection = Arc::new(connection);
-        if vitals.links().first().is_some() {
-            // No view will tell of it, but calls may wait for it.
+        let is_another = vitals.links().first().is_some();
+        vitals.links().add(Arc::clone(&connection));
+        if is_another {
+            // No view will tell of it, but calls may wait for it. Not before it is there to be seen.
             self.driver.shared.changed.send_modify(|_| {});
         }
-        vitals.links().add(Arc::clone(&connection));
         if let Some(endpoint) = self.set.endpoints().find(id) {
             let checking = &mut self.driver.checking;
             checking.begin(endpoint.instance_arc(), attempt, &connection);
