@@ -61,8 +61,7 @@ impl Set {
         if now >= overload.last + time / 2 {
             (overload.halved, overload.last) = (overload.halved + 1, now);
         }
-        self.partial.insert(id.clone());
-        self.adjust(now);
+        self.adjust_one(id, now);
     }
 
     /// Does what follows from who has become well, and who is so no longer.
@@ -72,9 +71,8 @@ impl Set {
         } else {
             self.up_since.get_or_insert(now);
         }
-        let is_due = self.adjust_at.is_some_and(|at| at <= now);
-        if self.shifted.is_empty() && !is_due {
-            return;
+        if self.adjust_at.is_some_and(|at| at <= now) {
+            self.adjust_all(now);
         }
         let under_way = self.up_since.is_some_and(|since| now >= since + START);
         // Where there is nobody to spare it, one has to bear it.
@@ -90,6 +88,7 @@ impl Set {
                 if matches!(share.away, Away::Here) {
                     share.away = Away::Since(now);
                 }
+                self.adjust_one(&id, now);
                 continue;
             }
             let lasts = match mem::replace(&mut share.away, Away::Here) {
@@ -99,32 +98,37 @@ impl Set {
             };
             if can_wait && !window.is_zero() && lasts >= BRIEF.min(window) {
                 share.ramp = Some((now, lasts));
-                self.partial.insert(id);
+                self.adjust_one(&id, now);
             }
         }
-        self.adjust(now);
     }
 
     /// Gives those that have less than their weight what they should have now.
-    pub(super) fn adjust(&mut self, now: Instant) {
-        let mut next: Option<Instant> = None;
+    fn adjust_all(&mut self, now: Instant) {
+        self.adjust_at = None;
         for id in mem::take(&mut self.partial) {
-            let Some(entry) = self.entries.get_mut(&id) else {
-                continue;
-            };
-            let (given, until) = entry.share.at(&self.limits.health.slow_start, now);
-            let before = mem::replace(&mut entry.share.given, given);
-            if before != given {
-                let endpoint = entry.endpoint();
-                self.known.put(endpoint);
-                self.rank(&id);
-            }
-            if let Some(until) = until {
-                next = Some(next.map_or(until, |next| next.min(until)));
-                self.partial.insert(id);
-            }
+            self.adjust_one(&id, now);
         }
-        self.adjust_at = next.map(|next| next.max(now + STEP));
+    }
+
+    /// The same for one of them: where many come in one moment, each must not be looked at for each.
+    fn adjust_one(&mut self, id: &InstanceId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let (given, until) = entry.share.at(&self.limits.health.slow_start, now);
+        let before = mem::replace(&mut entry.share.given, given);
+        if before != given {
+            let endpoint = entry.endpoint();
+            self.known.put(endpoint);
+            self.rank(id);
+        }
+        let Some(until) = until.map(|until| until.max(now + STEP)) else {
+            self.partial.remove(id);
+            return;
+        };
+        self.partial.insert(id.clone());
+        self.adjust_at = Some(self.adjust_at.map_or(until, |at| at.min(until)));
     }
 }
 
