@@ -356,7 +356,7 @@ impl Set {
         let entry = Entry::new(instance, vitals, self.limits.redial.clone());
         self.known.put(entry.endpoint());
         self.entries.insert(id.clone(), Box::new(entry));
-        self.queue.push_back(id.clone());
+        self.enqueue(&id);
         self.tell(Event::Added(id));
         self.changed = true;
     }
@@ -376,6 +376,7 @@ impl Set {
         self.ejector.left(id);
         self.partial.remove(id);
         entry.vitals.enter(State::Gone, now);
+        self.limits.health.alarm.forget(id);
         self.tell(Event::Removed(id.clone()));
         self.changed = true;
     }

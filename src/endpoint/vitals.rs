@@ -208,8 +208,11 @@ impl Vitals {
         }
     }
 
+    /// Calls to one that has left may end after another has come that bears its name.
     fn raise(&self, notice: Notice) {
-        if let Some(owner) = &self.owner {
+        if let Some(owner) = &self.owner
+            && self.condition().state != State::Gone
+        {
             owner.alarm.raise(&owner.id, notice);
         }
     }

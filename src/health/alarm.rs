@@ -48,6 +48,11 @@ impl Alarm {
         self.bell.notify_one();
     }
 
+    /// It has left: what was said about it says nothing about the next of its name.
+    pub(crate) fn forget(&self, id: &InstanceId) {
+        self.notices().remove(id);
+    }
+
     /// Returns when something may have been said. Nothing is lost by dropping the future.
     pub(crate) async fn rung(&self) {
         self.bell.notified().await;

@@ -215,6 +215,29 @@ fn the_overloaded_are_given_less_for_as_long_as_they_ask() {
     assert_eq!(scene.ready(), "ab");
 }
 
+#[test]
+fn calls_to_one_that_has_left_say_nothing_about_the_next_of_its_name() {
+    let mut scene = Scene::connected("abc");
+    let left = Arc::clone(scene.set.vitals(&name('b')).unwrap());
+    let fail = |calls| {
+        for _ in 0..calls {
+            let mut call = left.begin_within(9).unwrap();
+            call.ended_by(EndedBy::Status, Code::Internal);
+            call = left.begin_within(9).unwrap();
+            call.ended_by(EndedBy::Status, Code::ResourceExhausted);
+        }
+    };
+
+    fail(5);
+    scene.delta([Change::Remove(name('b')), Change::Put(instance('b'))]);
+    left.conduct().treat(Mode::Free, 5);
+    fail(5);
+    scene.calls('b', 0, Code::Ok);
+    scene.up('b');
+
+    assert_eq!((&*scene.ready(), scene.shares()), ("abc", vec![100; 3]));
+}
+
 /// What may happen to one of six.
 fn happens(scene: &mut Scene, what: u8, id: char) {
     let known = scene.set.vitals(&name(id)).is_some();
