@@ -194,8 +194,13 @@ impl Set {
         }
     }
 
-    fn enqueue(&mut self, id: &InstanceId) {
+    pub(super) fn enqueue(&mut self, id: &InstanceId) {
         if let Some(entry) = self.entries.get_mut(id) {
+            if self.asleep {
+                // Whoever wakes the set asks all. A queue that nobody serves would grow with each change.
+                entry.next = Next::Rest;
+                return;
+            }
             entry.next = Next::Queued;
             self.queue.push_back(id.clone());
         }

@@ -257,3 +257,19 @@ fn a_set_that_sleeps_has_no_connections_and_makes_none_until_it_wakes() {
     scene.up('a');
     assert_eq!(scene.ready(), "a");
 }
+
+#[test]
+fn a_set_that_sleeps_does_not_grow_with_what_the_registry_says() {
+    let mut scene = Scene::connected("a");
+    scene.set.sleep(scene.now);
+
+    for _ in 0..10 {
+        scene.delta([Change::Remove(name('a')), Change::Put(instance('a'))]);
+    }
+    assert_eq!(scene.set.queue.len(), 0);
+    scene.seen();
+    let steps = scene.set.wake(scene.now);
+    scene.note(steps);
+
+    assert_eq!(scene.seen(), ["dial a"]);
+}
