@@ -1,6 +1,11 @@
 //! What a registry says, put otherwise, or in part.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use futures_util::StreamExt;
 
@@ -70,7 +75,13 @@ impl View {
 
     fn show(&mut self, instance: Arc<Instance>) -> Option<Arc<Instance>> {
         let id = instance.id.clone();
-        let shaped = (self.shape)(instance)?;
+        // A closure that panics must not take along the channel that listens.
+        let shaped = catch_unwind(AssertUnwindSafe(|| (self.shape)(instance)));
+        let Ok(shaped) = shaped else {
+            tracing::error!(%id, "the closure of `map` or `filter` panicked; this instance is left out");
+            return None;
+        };
+        let shaped = shaped?;
         if let Err(why) = shaped.check() {
             tracing::warn!(%id, why = why.chain(), "what an instance was made into cannot be used");
             return None;
@@ -189,5 +200,20 @@ mod tests {
         tell.reset([instance("x", "a")]);
 
         assert_eq!(words(&mut updates).await, "reset ");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closure_that_panics_costs_one_instance_and_not_the_others() {
+        let (registry, tell) = Scripted::new();
+        let picky = registry.filter(|instance| {
+            instance.zone.as_deref() == Some("a") || panic!("who set up this instance?")
+        });
+        let mut updates = picky.resolve(&"greeter".parse().unwrap());
+
+        tell.reset([instance("x", "a"), instance("y", "b")]);
+        assert_eq!(words(&mut updates).await, "reset x");
+        told(&tell, [Change::Put(instance("x", "b"))]);
+
+        assert_eq!(words(&mut updates).await, "delta -x");
     }
 }
