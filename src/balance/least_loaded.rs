@@ -36,7 +36,11 @@ impl OfTwo {
     fn draw(&self) -> (usize, usize) {
         let n = self.endpoints.len();
         if let Some(alias) = &self.alias {
-            return (alias.at(dice::roll()), alias.at(dice::roll()));
+            let first = alias.at(dice::roll());
+            // Drawn against itself, the slowest of all would win. Where nobody else is drawn, nobody else has weight.
+            let mut others = (0..TRIES).map(|_| alias.at(dice::roll()));
+            let second = others.find(|second| *second != first);
+            return (first, second.unwrap_or(first));
         }
         let bits = dice::roll();
         let first = dice::scale(bits as u32, n);
@@ -69,6 +73,8 @@ impl OfTwo {
     }
 }
 
+/// How often another is drawn by weight.
+const TRIES: usize = 4;
 /// Latencies closer than this times each other are the same: to follow every difference would leave the
 /// slightly slower half of a fleet idle.
 const APART: u64 = 4;
@@ -106,6 +112,30 @@ mod tests {
         let picks = (0..100).map(|_| pick.pick(&Call::new("/a.B/C", &headers)));
 
         assert!(picks.eq([1; 100]));
+    }
+
+    #[test]
+    fn one_of_unequal_weights_is_hardly_ever_drawn_against_itself() {
+        let endpoints = conform::endpoints(&[10, 10, 10, 10, 10, 10, 10, 1]);
+        let alias = Some(Alias::of(&endpoints));
+        let pick = OfTwo { endpoints, alias };
+
+        let draws = (0..10_000).map(|_| pick.draw());
+
+        let same = draws.filter(|(first, second)| first == second).count();
+        assert!(same < 40, "{same}");
+    }
+
+    #[test]
+    fn one_without_weight_gets_no_call_however_busy_the_other_is() {
+        let ready = conform::endpoints(&[100, 0]);
+        let _calls: Vec<_> = (0..5).map(|_| ready[0].begin()).collect();
+        let pick = LeastLoaded.over(&ready);
+        let headers = http::HeaderMap::new();
+
+        let picks = (0..1_000).map(|_| pick.pick(&Call::new("/a.B/C", &headers)));
+
+        assert!(picks.eq([0; 1_000]));
     }
 
     #[test]
