@@ -25,9 +25,9 @@ use net::{ByHand, Net, Running};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status, body::Body, transport::Server};
 use tonic_fleet::{
-    Address, Builder, Channel, Endpoint, Event, Instance, State,
+    Address, Builder, Channel, Endpoint, Event, Instance, ServedBy, State,
     discover::Ready,
-    resolve::Fixed,
+    resolve::{Change, Fixed},
     transport::{Connect, Connecting},
 };
 
@@ -139,6 +139,38 @@ async fn a_call_waits_quietly_when_one_has_no_room_and_the_other_has_all_the_cal
     });
 
     fourth.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_does_not_go_to_one_that_asks_for_no_more() {
+    let net = Net::default();
+    let one = || Server::builder().max_concurrent_streams(1);
+    let first = serve(&net, one(), "a", Duration::from_millis(1_000));
+    let second = serve(&net, one(), "b", Duration::from_millis(1_500));
+    let (publisher, resolve) = ByHand::new();
+    publisher.reset([first.instance.clone(), second.instance.clone()]);
+    let channel = Channel::over("echo".parse().unwrap(), resolve).connect_with(net.clone());
+    let channel = channel.connections(1).build().unwrap();
+    let call = async |wait: u64| {
+        sleep(Duration::from_millis(wait)).await;
+        let answer = EchoClient::new(channel.clone()).unary_echo(say()).await;
+        let answer = answer.unwrap();
+        answer
+            .extensions()
+            .get::<ServedBy>()
+            .unwrap()
+            .id()
+            .to_string()
+    };
+    let leave = async {
+        sleep(Duration::from_millis(500)).await;
+        let leaving = first.instance.clone().serving(false);
+        publisher.delta([Change::Put(Arc::new(leaving))]);
+    };
+
+    let (_, _, waited, ()) = tokio::join!(call(100), call(101), call(102), leave);
+
+    assert_eq!(waited, "b");
 }
 
 #[tokio::test(start_paused = true)]

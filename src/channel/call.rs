@@ -118,7 +118,11 @@ impl Attempts {
             }
             self.is_bearable(&view)?;
             // It has not left, so that whoever has room first may have it.
-            full.join(self.usable_of(&view.ready), self.channel.shared.breaker);
+            let breaker = self.channel.shared.breaker;
+            full.join(self.usable_of(&view.ready), breaker);
+            if full.is_empty() {
+                full.join(self.refusing(&view.ready), breaker);
+            }
             let (until, due) = match self.deadline {
                 // A call without a time limit waits for room as long as there is a connection.
                 None if !full.is_empty() => (None, Status::unavailable as fn(String) -> Status),
@@ -129,9 +133,13 @@ impl Attempts {
             };
             // The sender lives in `shared`, so the only news is a change, room or the time.
             tokio::select! {
-                Some(chosen) = full.next() => if let Some(chosen) = chosen {
-                    self.tell_time_left();
-                    return Ok(chosen);
+                Some(chosen) = full.next() => if let Some(mut chosen) = chosen {
+                    // Whose turn came may have asked for no more calls since it was waited for.
+                    if shared.view.load().ready.find(&chosen.slot.peer().id).is_some() {
+                        self.tell_time_left();
+                        return Ok(chosen);
+                    }
+                    chosen.in_flight.not_sent();
                 },
                 _ = changed.changed() => {}
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
@@ -257,13 +265,22 @@ impl Attempts {
 
     /// Whoever refused it may have it once more, when there is nobody else.
     fn refused_again(&self, ready: &Endpoints) -> Option<Chosen> {
-        let refused = self.refused.as_ref()?;
-        let times = self.tried.iter().filter(|id| *id == refused).count();
-        if times >= 2 || self.usable_of(ready).next().is_some() {
-            return None;
-        }
-        let endpoint = ready.find(refused)?;
-        connected(endpoint).find_map(|c| take(endpoint, &c, self.channel.shared.breaker))
+        let limit = self.channel.shared.breaker;
+        let mut refusing = self.refusing(ready);
+        refusing.find_map(|(endpoint, connection)| take(endpoint, &connection, limit))
+    }
+
+    fn refusing<'r>(
+        &self,
+        ready: &'r Endpoints,
+    ) -> impl Iterator<Item = (&'r Endpoint, Arc<Connection>)> + 'r {
+        let refused = self.refused.as_ref().filter(|refused| {
+            let times = self.tried.iter().filter(|id| id == refused).count();
+            times < 2 && self.usable_of(ready).next().is_none()
+        });
+        let endpoint = refused.and_then(|refused| ready.find(refused));
+        let each = endpoint.map(|endpoint| connected(endpoint).map(move |c| (endpoint, c)));
+        each.into_iter().flatten()
     }
 
     /// A response; or none, if it can be sent to another.

@@ -37,8 +37,8 @@ pub(super) struct Queues {
     turns: FuturesUnordered<Turn>,
 }
 
-/// A place there, in turn; the connection, when it takes no more calls or the endpoint has enough.
-type Turn = Pin<Box<dyn Future<Output = Result<Chosen, Arc<Connection>>> + Send>>;
+/// The connection, and a place there, in turn; none, when it takes no more calls or the endpoint has enough.
+type Turn = Pin<Box<dyn Future<Output = (Arc<Connection>, Option<Chosen>)> + Send>>;
 
 impl Queues {
     /// Leaves those that take no more calls, and joins new ones; in all others it keeps its turn.
@@ -63,11 +63,9 @@ impl Queues {
 
     /// A place; or none, from a connection whose queue it has left. Ends when there is none to wait for.
     pub(super) async fn next(&mut self) -> Option<Option<Chosen>> {
-        let turn = self.turns.next().await?;
-        if let Err(connection) = &turn {
-            self.at.retain(|at| !Arc::ptr_eq(at, connection));
-        }
-        Some(turn.ok())
+        let (connection, chosen) = self.turns.next().await?;
+        self.at.retain(|at| !Arc::ptr_eq(at, &connection));
+        Some(chosen)
     }
 }
 
@@ -75,15 +73,15 @@ async fn turn(
     endpoint: Endpoint,
     connection: Arc<Connection>,
     limit: usize,
-) -> Result<Chosen, Arc<Connection>> {
+) -> (Arc<Connection>, Option<Chosen>) {
     if endpoint.in_flight() >= limit {
         sleep(AGAIN).await;
-        return Err(connection);
+        return (connection, None);
     }
-    let begun = connection.slot().await;
-    let begun = begun.and_then(|slot| Some((slot, endpoint.begin_within(limit)?)));
-    match begun {
-        Some((slot, in_flight)) => Ok(Chosen { slot, in_flight }),
-        None => Err(connection),
-    }
+    let slot = connection.slot().await;
+    let chosen = slot.and_then(|slot| {
+        let in_flight = endpoint.begin_within(limit)?;
+        Some(Chosen { slot, in_flight })
+    });
+    (connection, chosen)
 }

@@ -118,8 +118,11 @@ impl Conduct {
     /// A call on trial shows that the server answers; the next may begin, were this one to take for ever.
     pub(crate) fn answered(&self) {
         self.update(|mut word| {
-            word.pending = false;
-            word.answers = (word.answers + 1).min(PROOF);
+            // A late one says nothing about what came after the trial.
+            if word.mode == Mode::Trial {
+                word.pending = false;
+                word.answers = (word.answers + 1).min(PROOF);
+            }
             word
         });
     }
