@@ -316,7 +316,16 @@ async fn scale_out(slow_start: SlowStart) -> (Duration, Duration) {
 
 #[tokio::test(start_paused = true)]
 async fn newcomers_are_spared_while_they_are_cold() {
-    let (old, new) = scale_out(SlowStart::default()).await;
+    // Calls come by chance, and a percentile of one run is at its mercy.
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(scale_out(SlowStart::default()).await);
+    }
+    runs.sort_by(|(old, new), (other, newer)| {
+        let [one, two] = [(new, old), (newer, other)].map(|(a, b)| a.div_duration_f64(*b));
+        one.total_cmp(&two)
+    });
+    let (old, new) = runs[1];
     let (old_without, new_without) = scale_out(SlowStart::off()).await;
 
     println!("with slow start {old:?} and {new:?}, without {old_without:?} and {new_without:?}");

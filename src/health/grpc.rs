@@ -137,6 +137,8 @@ impl Grpc {
         while let Some(word) = next {
             *heard = true;
             tell(self.verdict(word));
+            // One that talks without end keeps nobody busy: what it says last is heard, in time.
+            sleep(BREATH).await;
             next = match says.message().await {
                 Ok(next) => next,
                 Err(status) => return status,
@@ -184,6 +186,9 @@ impl Grpc {
         Error::new(ErrorKind::Unavailable, what)
     }
 }
+
+/// Between two words on a stream.
+const BREATH: Duration = Duration::from_millis(40);
 
 const WATCH: PathAndQuery = PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
 const CHECK: PathAndQuery = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
@@ -359,6 +364,34 @@ mod tests {
             self.0 = None;
             Poll::Ready(frame)
         }
+    }
+
+    /// Says SERVING and NOT_SERVING in turn, as fast as anybody listens.
+    struct Flood(u8);
+
+    impl http_body::Body for Flood {
+        type Data = bytes::Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, Status>>> {
+            self.0 = 3 - self.0;
+            let word = bytes::Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, self.0]);
+            Poll::Ready(Some(Ok(http_body::Frame::data(word))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_talks_without_end_is_heard_now_and_then() {
+        let flood = tower::service_fn(|_| async {
+            Ok::<_, Infallible>(Response::new(Body::new(Flood(1))))
+        });
+
+        let told = told(Grpc::watch("").of(flood), 10).await;
+
+        assert!((200..=260).contains(&told.len()), "{} words", told.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,11 +24,11 @@ impl Builder {
     }
 
     /// When less than so many of a hundred that are connected are well, calls go to all of them. 50, unless
-    /// set. Up to 100; 0 is never.
+    /// set. Up to 100; 0 is when nobody is well any more.
     ///
     /// What seems to be wrong with most servers is more likely to be wrong elsewhere; and if it is not, the
-    /// few that are well would not bear the calls of all. Endpoints that ask for no new calls do not count.
-    /// [`View::panic`](crate::View::panic) tells.
+    /// few that are well would not bear the calls of all. Who drains by the word of the registry does not
+    /// count; who says `NOT_SERVING` counts as unwell. [`View::panic`](crate::View::panic) tells.
     pub fn panic_threshold(mut self, percent: u32) -> Self {
         self.limits.health.panic = percent;
         self

@@ -36,8 +36,9 @@ enum Away {
 
 /// When everybody joins, nobody is new.
 const START: Duration = Duration::from_secs(2);
-/// One that was away for less has not cooled down.
-const BRIEF: Duration = Duration::from_secs(1);
+/// One that was away for less has not cooled down, and goes on warming up where it was; the shortest ejection
+/// is longer.
+const BRIEF: Duration = Duration::from_millis(500);
 /// A ramp has so many steps, and none follows another sooner than this.
 const STEPS: u32 = 10;
 const STEP: Duration = Duration::from_millis(100);
@@ -84,7 +85,6 @@ impl Set {
             };
             let share = &mut entry.share;
             if entry.well != Some(true) {
-                share.ramp = None;
                 if matches!(share.away, Away::Here) {
                     share.away = Away::Since(now);
                 }
@@ -96,8 +96,9 @@ impl Set {
                 Away::Since(then) => window.min(now - then),
                 Away::Here => continue,
             };
-            if can_wait && !window.is_zero() && lasts >= BRIEF.min(window) {
-                share.ramp = Some((now, lasts));
+            if lasts >= BRIEF.min(window) {
+                let ramps = can_wait && !window.is_zero();
+                share.ramp = ramps.then_some((now, lasts));
                 self.adjust_one(&id, now);
             }
         }
