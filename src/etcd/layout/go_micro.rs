@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    Layout, called, ending_in_slash, go, one_segment, refused, reserved, usable, weighing, writable,
+    Layout, called, described, description, ending_in_slash, go, one_segment, refused, reserved,
+    take_weight, usable, writable,
 };
 use crate::{Instance, Result, ServiceName};
 
@@ -83,21 +84,12 @@ impl Layout for GoMicro {
     fn encode(&self, service: &ServiceName, instance: &Instance) -> Result<Vec<u8>> {
         let address = writable(instance)?.to_string();
         reserved(instance, &OURS)?;
-        let usual = USUAL.iter();
-        let mut metadata: BTreeMap<&str, String> = usual
-            .map(|(name, value)| (*name, (*value).to_owned()))
-            .collect();
-        for (name, value) in &instance.tags {
-            metadata.insert(name, value.clone());
+        let mut metadata = description(instance);
+        for (name, value) in USUAL {
+            metadata.entry(name).or_insert_with(|| value.to_owned());
         }
         if instance.weight != 1 {
             metadata.insert("weight", instance.weight.to_string());
-        }
-        if let Some(zone) = &instance.zone {
-            metadata.insert("zone", zone.to_string());
-        }
-        if !instance.serving {
-            metadata.insert("serving", false.to_string());
         }
         let service = Service {
             name: service.as_str(),
@@ -145,14 +137,8 @@ fn read(service: &ServiceName, name: &str, value: &[u8]) -> Result<Instance, Str
     metadata.retain(|name, value| !USUAL.contains(&(name.as_str(), value.as_str())));
     let told = ![VERSION, ""].contains(&version.as_str());
     instance.version = told.then(|| version.into());
-    instance.zone = metadata.remove("zone").map(Into::into);
-    instance.serving = metadata.remove("serving").as_deref() != Some("false");
-    if let Some(weight) = metadata.get("weight").and_then(|text| weighing(text)) {
-        metadata.remove("weight");
-        instance.weight = weight;
-    }
-    instance.tags = metadata;
-    Ok(instance)
+    instance.weight = take_weight(&mut metadata).unwrap_or(1);
+    Ok(described(instance, metadata))
 }
 
 #[cfg(test)]

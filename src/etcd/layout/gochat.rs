@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 
 use super::{
-    Layout, called, ending_in_slash, go, one_segment, refused, reserved, usable, weighing, writable,
+    Layout, called, described, description, ending_in_slash, go, one_segment, refused, reserved,
+    take_weight, usable, writable,
 };
 use crate::{Address, Instance, Result, ServiceName};
 
@@ -78,20 +79,12 @@ impl Layout for Gochat {
             let why = format!("there is no port in {address}");
             return Err(refused(instance, why));
         };
-        let mut metadata: BTreeMap<&str, String> = BTreeMap::new();
-        for (name, value) in &instance.tags {
-            metadata.insert(name, value.clone());
-        }
-        for (name, text) in [("zone", &instance.zone), ("version", &instance.version)] {
-            if let Some(text) = text {
-                metadata.insert(name, text.to_string());
-            }
+        let mut metadata = description(instance);
+        if let Some(version) = &instance.version {
+            metadata.insert("version", version.to_string());
         }
         if instance.weight != 1 {
             metadata.insert("weight", instance.weight.to_string());
-        }
-        if !instance.serving {
-            metadata.insert("serving", false.to_string());
         }
         let record = Record {
             id: instance.id.as_str(),
@@ -121,15 +114,9 @@ fn read(service: &ServiceName, name: &str, value: &[u8]) -> Result<Instance, Str
     let instance = Instance::at(address(&host, port)?).map_err(|error| error.to_string())?;
     let mut instance = called(instance, Some(&record.text("id")?), name)?;
     let mut metadata = record.texts("metadata")?;
-    instance.zone = metadata.remove("zone").map(Into::into);
     instance.version = metadata.remove("version").map(Into::into);
-    instance.serving = metadata.remove("serving").as_deref() != Some("false");
-    if let Some(weight) = metadata.get("weight").and_then(|text| weighing(text)) {
-        metadata.remove("weight");
-        instance.weight = weight;
-    }
-    instance.tags = metadata;
-    Ok(instance)
+    instance.weight = take_weight(&mut metadata).unwrap_or(1);
+    Ok(described(instance, metadata))
 }
 
 /// An IPv6 address needs its brackets beside a port; one that has its port with it is taken at its word.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Layout, behind, called, ending_in_slash, go, refused, reserved, usable, writable};
+use super::{
+    Layout, behind, called, described, description, ending_in_slash, go, refused, reserved, usable,
+    writable,
+};
 use crate::{Address, Instance, Result, ServiceName};
 
 /// `kitex/registry-etcd/{service}/{address}` holds
@@ -25,7 +28,7 @@ struct Record<'a> {
     network: &'a str,
     address: &'a str,
     weight: u32,
-    tags: Option<BTreeMap<&'a str, &'a str>>,
+    tags: Option<BTreeMap<&'a str, String>>,
 }
 
 /// What kitex takes an instance for that gives no weight.
@@ -75,20 +78,12 @@ impl Layout for Kitex {
             let why = "kitex takes a weight of 0 for 10: mark it as not serving instead";
             return Err(refused(instance, why));
         }
-        let mut tags: BTreeMap<&str, &str> = BTreeMap::new();
-        for (name, value) in &instance.tags {
-            tags.insert(name, value);
-        }
+        let mut tags = description(instance);
         if instance.id.as_str() != super::segment(&address) {
-            tags.insert("id", instance.id.as_str());
+            tags.insert("id", instance.id.to_string());
         }
-        for (name, text) in [("zone", &instance.zone), ("version", &instance.version)] {
-            if let Some(text) = text {
-                tags.insert(name, text);
-            }
-        }
-        if !instance.serving {
-            tags.insert("serving", "false");
+        if let Some(version) = &instance.version {
+            tags.insert("version", version.to_string());
         }
         let record = Record {
             network,
@@ -124,11 +119,8 @@ fn read(name: &str, value: &[u8]) -> Result<Instance, String> {
         ..=0 => WEIGHT,
         weight => u32::try_from(weight).map_err(|_| format!("its weight is {weight}"))?,
     };
-    instance.zone = tags.remove("zone").map(Into::into);
     instance.version = tags.remove("version").map(Into::into);
-    instance.serving = tags.remove("serving").as_deref() != Some("false");
-    instance.tags = tags;
-    Ok(instance)
+    Ok(described(instance, tags))
 }
 
 /// Network and address, as Go tells them apart.

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Layout, called, ending_in_slash, go, one_segment, refused, reserved, usable, weighing, writable,
+    Layout, called, described, description, ending_in_slash, go, one_segment, refused, reserved,
+    usable, weighing, writable,
 };
 use crate::{Address, Instance, Result, ServiceName};
 
@@ -81,15 +82,12 @@ impl Kratos {
         let version = record.text("version")?;
         instance.version = (!version.is_empty()).then(|| version.into());
         let mut metadata = record.texts("metadata")?;
-        instance.zone = metadata.remove("zone").map(Into::into);
-        instance.serving = metadata.remove("serving").as_deref() != Some("false");
         let weight = metadata.remove("weight");
         instance.weight = weight.as_deref().and_then(weighing).unwrap_or(WEIGHT);
-        instance.tags = metadata;
         if !others.is_empty() {
-            instance.tags.insert(OTHERS.to_owned(), others.join(" "));
+            metadata.insert(OTHERS.to_owned(), others.join(" "));
         }
-        Ok(instance)
+        Ok(described(instance, metadata))
     }
 
     /// The addresses that speak gRPC, and the endpoints that do not.
@@ -149,18 +147,9 @@ impl Layout for Kratos {
             let why = format!("kratos has no endpoints such as {address}");
             return Err(refused(instance, why));
         }
-        let mut metadata: BTreeMap<&str, String> = BTreeMap::new();
-        for (name, value) in &instance.tags {
-            metadata.insert(name, value.clone());
-        }
-        if let Some(zone) = &instance.zone {
-            metadata.insert("zone", zone.to_string());
-        }
+        let mut metadata = description(instance);
         if ![1, WEIGHT].contains(&instance.weight) {
             metadata.insert("weight", instance.weight.to_string());
-        }
-        if !instance.serving {
-            metadata.insert("serving", false.to_string());
         }
         let others = metadata.remove(OTHERS).unwrap_or_default();
         let ours = |address: &Address| format!("{}://{address}", self.scheme());

@@ -11,7 +11,7 @@ mod naming;
 mod plain;
 mod rpcx;
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{collections::BTreeMap, error::Error as StdError, fmt, sync::Arc};
 
 pub use go_micro::GoMicro;
 pub use go_zero::GoZero;
@@ -144,6 +144,39 @@ fn weighing(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|digit| digit.is_ascii_digit());
     let weight = text.parse().ok().filter(|_| digits);
     weight.filter(|weight| *weight <= Instance::GREATEST_WEIGHT)
+}
+
+/// What a map of texts says of an instance: `zone`, `serving`, and tags. What else the layout keeps there
+/// is taken out before.
+fn described(instance: Instance, mut texts: BTreeMap<String, String>) -> Instance {
+    Instance {
+        zone: texts.remove("zone").map(Into::into),
+        serving: texts.remove("serving").as_deref() != Some("false"),
+        tags: texts,
+        ..instance
+    }
+}
+
+/// The same, to be written.
+fn description(instance: &Instance) -> BTreeMap<&str, String> {
+    let tags = instance.tags.iter();
+    let mut texts: BTreeMap<&str, String> = tags
+        .map(|(name, value)| (name.as_str(), value.clone()))
+        .collect();
+    if let Some(zone) = &instance.zone {
+        texts.insert("zone", zone.to_string());
+    }
+    if !instance.serving {
+        texts.insert("serving", false.to_string());
+    }
+    texts
+}
+
+/// Takes the weight out, if it is one; else it is a tag like any other.
+fn take_weight(texts: &mut BTreeMap<String, String>) -> Option<u32> {
+    let weight = weighing(texts.get("weight")?)?;
+    texts.remove("weight");
+    Some(weight)
 }
 
 /// What was read, if a client can use it; the error bears the key.
