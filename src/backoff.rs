@@ -75,9 +75,15 @@ impl Backoff {
         reason = "it never ends, so an iterator's loop would not either"
     )]
     pub fn next(&mut self) -> Duration {
-        let grown = self.first.as_secs_f64() * self.factor.powi(self.failures.min(1024) as i32);
-        let base = grown.min(self.most.as_secs_f64());
+        let wait = self.after(self.failures);
         self.failures = self.failures.saturating_add(1);
+        wait
+    }
+
+    /// The wait after so many, for whoever counts them himself.
+    pub(crate) fn after(&self, waits: u32) -> Duration {
+        let grown = self.first.as_secs_f64() * self.factor.powi(waits.min(1024) as i32);
+        let base = grown.min(self.most.as_secs_f64());
         let spread = rand::rng().random_range(-self.jitter..=self.jitter);
         Duration::from_secs_f64((base * (1.0 + spread)).min(self.most.as_secs_f64()))
     }

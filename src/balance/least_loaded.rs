@@ -67,7 +67,7 @@ impl OfTwo {
         };
         let busier = cost(a, slow, b, bad) > cost(b, fast, a, good);
         let loser = if busier { a } else { b };
-        let a_while = loser.latency().lost();
+        let a_while = loser.lost_comparison();
         loser.conduct().lost(a_while);
         busier
     }

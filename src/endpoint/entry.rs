@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Endpoint, State, Vitals, set::Share, tiers::Tier};
 use crate::{
-    Backoff, Instance,
+    Instance,
     health::{Standing, Verdict},
 };
 
@@ -18,7 +18,8 @@ pub(super) struct Entry {
     /// The connections it has, the oldest first.
     pub(super) up: Vec<Up>,
     pub(super) next: Next,
-    pub(super) redial: Backoff,
+    /// How many attempts to connect have failed since one last proved good.
+    pub(super) failed: u32,
     /// What came of asking it whether it is well, if it is asked.
     pub(super) verdict: Option<Verdict>,
     /// Since when the registry does not have it any more.
@@ -52,14 +53,14 @@ pub(super) enum Next {
 
 impl Entry {
     /// One of which nothing is known yet.
-    pub(super) fn new(instance: Arc<Instance>, vitals: Vitals, redial: Backoff) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, vitals: Vitals) -> Self {
         Self {
             instance,
             vitals: Arc::new(vitals),
             up: Vec::new(),
             next: Next::Queued,
             verdict: None,
-            redial,
+            failed: 0,
             suspect: None,
             tier: None,
             standing: Standing::Good,
@@ -114,7 +115,7 @@ impl Entry {
     pub(super) fn show(&self, now: Instant) {
         let state = match self.next {
             _ if !self.up.is_empty() => self.connected(),
-            Next::Queued if self.redial.failures() > 0 => State::Broken,
+            Next::Queued if self.failed > 0 => State::Broken,
             Next::Queued | Next::Rest => State::Idle,
             Next::Dialling(_) => State::Connecting,
             Next::Waiting(_) => State::Broken,

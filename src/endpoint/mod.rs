@@ -21,7 +21,7 @@ pub(crate) use latency::Latency;
 use links::Links;
 pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
 pub use vitals::State;
-pub(crate) use vitals::{Owner, Vitals};
+pub(crate) use vitals::{Owner, Told, Vitals};
 
 use crate::{Address, Error, Instance, InstanceId, health::Conduct, transport::Connection};
 
@@ -131,6 +131,11 @@ impl Endpoint {
 
     pub(crate) fn latency(&self) -> &Latency {
         self.vitals.latency()
+    }
+
+    /// It lost a comparison with another; whether it did so for a while.
+    pub(crate) fn lost_comparison(&self) -> bool {
+        self.vitals.lost_comparison()
     }
 
     /// The oldest of its connections, which has room for all calls as a rule.

@@ -20,7 +20,7 @@ pub(super) use share::Share;
 pub(crate) use standing::Wellness;
 
 use super::{
-    Endpoints, Event, Owner, State, Vitals,
+    Endpoints, Event, Owner, State, Told, Vitals,
     entry::{Entry, Next},
     tiers::Tiers,
 };
@@ -99,6 +99,8 @@ pub(crate) struct Dial {
 #[derive(Debug)]
 pub(crate) struct Set {
     limits: Limits,
+    /// Whom the endpoints' calls tell what they see.
+    told: Arc<Told>,
     /// In boxes, for a tree has room for half as many again.
     entries: BTreeMap<InstanceId, Box<Entry>>,
     /// All of them, as views show them.
@@ -138,8 +140,14 @@ pub(crate) struct Set {
 
 impl Set {
     pub(crate) fn new(limits: Limits) -> Self {
-        let ejector = Ejector::new(limits.health.ejection.clone(), rand::random());
+        let health = &limits.health;
+        let ejector = Ejector::new(health.ejection.clone(), rand::random());
+        let told = Arc::new(Told {
+            alarm: Arc::clone(&health.alarm),
+            classify: health.classify.clone(),
+        });
         Self {
+            told,
             limits,
             entries: BTreeMap::new(),
             known: Endpoints::default(),
@@ -345,15 +353,13 @@ impl Set {
 
     fn add(&mut self, instance: Arc<Instance>, now: Instant) {
         let id = instance.id.clone();
-        let health = &self.limits.health;
         let owner = Owner {
             id: id.clone(),
-            alarm: Arc::clone(&health.alarm),
-            classify: health.classify.clone(),
-            limit: self.ejector.limit(&id),
+            told: Arc::clone(&self.told),
         };
-        let vitals = Vitals::owned(now, Some(owner));
-        let entry = Entry::new(instance, vitals, self.limits.redial.clone());
+        let limit = self.ejector.limit(&id);
+        let vitals = Vitals::owned(now, Some(owner), limit);
+        let entry = Entry::new(instance, vitals);
         self.known.put(entry.endpoint());
         self.entries.insert(id.clone(), Box::new(entry));
         self.enqueue(&id);

@@ -42,11 +42,15 @@ pub(crate) struct Vitals {
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
     pub(crate) id: InstanceId,
+    pub(crate) told: Arc<Told>,
+}
+
+/// What all endpoints of a channel have in common.
+#[derive(Debug)]
+pub(crate) struct Told {
     pub(crate) alarm: Arc<Alarm>,
     /// Judges in place of the usual judgement.
     pub(crate) classify: Option<Arc<dyn Classify>>,
-    /// So many failures in a row are too many; 0: there never are.
-    pub(crate) limit: u16,
 }
 
 /// Written by the channel's one task only, read by whoever looks.
@@ -83,20 +87,21 @@ pub enum State {
 impl Vitals {
     /// Of one that belongs to nobody.
     pub(crate) fn new(now: Instant) -> Self {
-        Self::owned(now, None)
+        Self::owned(now, None, 0)
     }
 
-    pub(crate) fn owned(now: Instant, owner: Option<Owner>) -> Self {
+    /// So many failures in a row are too many; 0: there never are.
+    pub(crate) fn owned(now: Instant, owner: Option<Owner>, limit: u16) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             unjudged: AtomicU64::new(0),
-            conduct: Conduct::new(owner.as_ref().map_or(0, |owner| owner.limit)),
+            conduct: Conduct::new(limit),
             spared: AtomicU64::new(0),
             known_since: now,
             owner,
-            latency: Latency::new(now),
+            latency: Latency::new(),
             links: Links::new(),
             condition: Mutex::new(Condition {
                 state: State::Idle,
@@ -174,7 +179,8 @@ impl Vitals {
     }
 
     pub(super) fn judge(&self, ended: &Ended<'_>) -> Outcome {
-        let classify = self.owner.as_ref().and_then(|o| o.classify.as_deref());
+        let owner = self.owner.as_ref();
+        let classify = owner.and_then(|owner| owner.told.classify.as_deref());
         classify.map_or_else(|| ended.usual(), |classify| classify.classify(ended))
     }
 
@@ -213,13 +219,18 @@ impl Vitals {
         if let Some(owner) = &self.owner
             && self.condition().state != State::Gone
         {
-            owner.alarm.raise(&owner.id, notice);
+            owner.told.alarm.raise(&owner.id, notice);
         }
     }
 
     /// How soon it answers; see [`Latency`].
     pub(crate) fn latency(&self) -> &Latency {
         &self.latency
+    }
+
+    /// It lost a comparison with another; whether it did so for a while.
+    pub(crate) fn lost_comparison(&self) -> bool {
+        self.latency.lost(Instant::now() - self.known_since)
     }
 
     pub(crate) fn links(&self) -> &Links {
@@ -355,11 +366,12 @@ mod tests {
         let alarm = Arc::new(Alarm::default());
         let owner = Owner {
             id: "a".parse().unwrap(),
-            alarm: Arc::clone(&alarm),
-            classify: None,
-            limit: 2,
+            told: Arc::new(Told {
+                alarm: Arc::clone(&alarm),
+                classify: None,
+            }),
         };
-        let vitals = Arc::new(Vitals::owned(Instant::now(), Some(owner)));
+        let vitals = Arc::new(Vitals::owned(Instant::now(), Some(owner), 2));
 
         for code in [Code::Internal, Code::ResourceExhausted, Code::Unavailable] {
             ends(&mut vitals.begin_within(9).unwrap(), code);

@@ -123,7 +123,7 @@ impl Set {
         for id in self.entries.keys().cloned().collect::<Vec<_>>() {
             self.disconnect(&id);
             if let Some(entry) = self.entries.get_mut(&id) {
-                entry.redial.reset();
+                entry.failed = 0;
                 entry.vitals.links().relieve();
                 entry.show(now);
             }
@@ -158,7 +158,7 @@ impl Set {
         };
         let proven = answered || now >= up.since + BRIEF;
         if proven {
-            entry.redial.reset();
+            entry.failed = 0;
         }
         let at_once = match end {
             End::Goodbye => proven,
@@ -208,7 +208,8 @@ impl Set {
 
     fn back_off(&mut self, id: &InstanceId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(id) {
-            let until = now + entry.redial.next();
+            let until = now + self.limits.redial.after(entry.failed);
+            entry.failed = entry.failed.saturating_add(1);
             entry.next = Next::Waiting(until);
             entry.show(now);
             self.due.insert((until, id.clone()));
@@ -253,7 +254,7 @@ impl Set {
     /// Makes a connection where there is none any more.
     pub(super) fn connect_anew(&mut self, id: &InstanceId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(id) {
-            entry.redial.reset();
+            entry.failed = 0;
             entry.vitals.links().relieve();
         }
         self.enqueue(id);

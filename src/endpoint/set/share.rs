@@ -8,13 +8,15 @@ use super::Set;
 use crate::{InstanceId, health::SlowStart};
 
 /// Why an endpoint has less than its weight, and since when it was not well, if it ever was.
+///
+/// What few have at any moment is in boxes: thousands may be held that are not even connected.
 #[derive(Debug)]
 pub(in crate::endpoint) struct Share {
     /// In percent, as it was last given.
     given: u8,
     /// Since when it comes to its full weight, and how long that lasts.
-    ramp: Option<(Instant, Duration)>,
-    overload: Option<Overload>,
+    ramp: Option<Box<(Instant, Duration)>>,
+    overload: Option<Box<Overload>>,
     away: Away,
 }
 
@@ -52,10 +54,12 @@ impl Set {
             return;
         };
         let until = now + time;
-        let overload = entry.share.overload.get_or_insert(Overload {
-            until,
-            halved: 1,
-            last: now,
+        let overload = entry.share.overload.get_or_insert_with(|| {
+            Box::new(Overload {
+                until,
+                halved: 1,
+                last: now,
+            })
         });
         overload.until = overload.until.max(until);
         // What it had in flight when it was last spared may say the same again.
@@ -98,7 +102,7 @@ impl Set {
             };
             if lasts >= BRIEF.min(window) {
                 let ramps = can_wait && !window.is_zero();
-                share.ramp = ramps.then_some((now, lasts));
+                share.ramp = ramps.then(|| Box::new((now, lasts)));
                 self.adjust_one(&id, now);
             }
         }
@@ -151,15 +155,15 @@ impl Share {
 
     /// The share in percent, and until when, if that is not for good.
     fn at(&mut self, slow_start: &SlowStart, now: Instant) -> (u8, Option<Instant>) {
-        self.ramp = self.ramp.filter(|(since, lasts)| now < *since + *lasts);
-        self.overload = self.overload.filter(|overload| now < overload.until);
-        let ramp = self.ramp.map(|(since, lasts)| {
+        self.ramp.take_if(|ramp| now >= ramp.0 + ramp.1);
+        self.overload.take_if(|overload| now >= overload.until);
+        let ramp = self.ramp.as_deref().map(|&(since, lasts)| {
             let share = slow_start.share(now - since, lasts);
             (u32::from(share), now + lasts / STEPS)
         });
-        let overload = self.overload.map(|Overload { until, halved, .. }| {
-            let share = (100 >> halved.min(7)).max(LEAST);
-            (share, until)
+        let overload = self.overload.as_deref().map(|overload| {
+            let share = (100 >> overload.halved.min(7)).max(LEAST);
+            (share, overload.until)
         });
         let (share, until) = match (ramp, overload) {
             (Some((a, until)), Some((b, or))) => (a * b / 100, Some(until.min(or))),
