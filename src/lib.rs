@@ -46,6 +46,7 @@
 //! | [`Endpoint`] | what the registry says about a server, and what is known by calling it |
 //! | [`View`] | an immutable snapshot that calls pick from |
 //! | [`health`] | whether a server is well, beyond being connected |
+//! | [`method`] | what is wanted of a method's calls: time limits, retries, hedging |
 //! | [`balance`] | policies: which endpoint the next call goes to |
 //! | [`Channel`] | one call: wait, pick, send, pick again |
 //! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
@@ -68,6 +69,7 @@ mod backoff;
 pub mod balance;
 mod channel;
 pub mod codec;
+mod deadline;
 pub mod discover;
 mod endpoint;
 mod error;
@@ -77,6 +79,7 @@ pub mod etcd;
 mod fuzz;
 pub mod health;
 mod instance;
+pub mod method;
 mod name;
 mod parse;
 pub mod register;

@@ -1,6 +1,7 @@
 //! How a channel is to behave.
 
 mod health;
+mod methods;
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ use http::{HeaderValue, Uri};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Channel, Shared, View, checking::Checking, driver::Driver};
+use super::{Channel, Shared, View, checking::Checking, driver::Driver, wanted::Wanted};
 #[cfg(feature = "tonic-channel")]
 use crate::transport::Lender;
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     balance::{LeastLoaded, Policy},
     endpoint::{Health, Limits},
     health::Checks,
+    method::{Budget, Methods, Throttle},
     resolve::{self, Resolve},
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
 };
@@ -42,6 +44,10 @@ pub struct Builder {
     max_calls: Option<usize>,
     patience: Duration,
     timeout: Option<Duration>,
+    methods: Result<Methods, Error>,
+    throttle: Option<Throttle>,
+    budget: Option<Budget>,
+    max_attempts: u32,
     drain: Option<Duration>,
     keep_alive_while_idle: bool,
     idle: Option<Duration>,
@@ -96,6 +102,10 @@ impl Builder {
             max_calls: None,
             patience: Duration::from_secs(5),
             timeout: None,
+            methods: Ok(Methods::new()),
+            throttle: None,
+            budget: Some(Budget::default()),
+            max_attempts: 5,
             drain: None,
             keep_alive_while_idle: false,
             idle: None,
@@ -335,6 +345,7 @@ impl Builder {
     /// When a setting makes no sense, or there is no tokio runtime to live in.
     pub fn build(mut self) -> Result<Channel, Error> {
         self.check()?;
+        let wanted = Wanted::new(self.methods?, self.throttle, self.max_attempts);
         if let Some(keep_alive) = &mut self.settings.keep_alive {
             keep_alive.while_idle = self.keep_alive_while_idle;
         }
@@ -364,6 +375,8 @@ impl Builder {
             crowded: crowd,
             patience: self.patience,
             timeout: self.timeout,
+            wanted,
+            budget: self.budget,
             breaker: self.breaker,
             max_calls: self.max_calls,
             under_way: AtomicUsize::new(0),
@@ -397,6 +410,7 @@ impl Builder {
         }
         self.checks.iter().try_for_each(Checks::check)?;
         self.check_health()?;
+        self.check_methods()?;
         let refuse = |what: &str| Err(Error::config(what));
         self.settings.windows.check()?;
         if self.limits.dials == 0 {

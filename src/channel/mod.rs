@@ -11,6 +11,7 @@ mod pace;
 mod place;
 mod served;
 mod view;
+mod wanted;
 
 use std::{
     fmt,
@@ -32,7 +33,8 @@ pub use builder::Builder;
 pub use served::ServedBy;
 pub use view::View;
 
-use crate::{Endpoint, Event, InstanceId, ServiceName, Target, resolve::Resolve};
+use crate::{Endpoint, Event, InstanceId, ServiceName, Target, method::Budget, resolve::Resolve};
+use wanted::Wanted;
 
 /// Calls to a service, each to one of its ready servers.
 ///
@@ -68,6 +70,11 @@ struct Shared {
     crowded: mpsc::UnboundedSender<InstanceId>,
     patience: Duration,
     timeout: Option<Duration>,
+    /// What is wanted of which method's calls.
+    wanted: Wanted,
+    /// How much may be sent again, all in all; none is without limit.
+    #[allow(dead_code, reason = "read by the engine that sends calls again")]
+    budget: Option<Budget>,
     /// Calls in flight at one endpoint, and calls under way altogether; how many there may be, and are.
     breaker: usize,
     max_calls: Option<usize>,
