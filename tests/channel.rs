@@ -8,6 +8,7 @@ mod net;
 
 use std::{
     collections::BTreeMap,
+    future::{Future as _, poll_fn},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -406,19 +407,24 @@ async fn a_sudden_death_costs_only_the_calls_it_took_with_it() {
     });
     publisher.reset(servers.iter().map(|server| server.instance.clone()));
     let view = channel.ready(5).await;
+    // So many were in flight there when most were, looked at whenever a call has moved.
+    let most = &std::cell::Cell::new(0);
+    let view = &view;
+    let channel = &channel;
     let asked = stream::iter(0..10_000).map(|n| {
         if n == 5_000 {
             servers[0].kill();
         }
-        ask(&channel)
+        let mut call = Box::pin(ask(channel));
+        poll_fn(move |cx| {
+            let answer = call.as_mut().poll(cx);
+            most.set(most.get().max(view.known()[0].in_flight()));
+            answer
+        })
     });
-    let in_flight = || view.known()[0].in_flight();
-    let most = std::cell::Cell::new(0);
 
-    let asked = asked
-        .buffer_unordered(64)
-        .inspect(|_| most.set(most.get().max(in_flight())));
     let failed: Vec<Status> = asked
+        .buffer_unordered(64)
         .filter_map(|answer| async { answer.err() })
         .collect()
         .await;
@@ -837,4 +843,32 @@ async fn a_failure_that_comes_without_a_body_is_counted_too() {
 
     assert_eq!(status.code(), Code::Internal, "{status}");
     assert_eq!(channel.view().known()[0].failures(), 1);
+}
+
+#[tokio::test]
+async fn a_very_long_list_leaves_others_on_the_thread_their_turns() {
+    const N: usize = 20_000;
+    let (publisher, channel) = channel(&Net::default());
+    let turns = Arc::new(AtomicUsize::new(0));
+    let others = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move {
+            loop {
+                turns.fetch_add(1, SeqCst);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let listed = |n| Instance::at(format!("10.1.{}.{}:1", n / 250, n % 250)).unwrap();
+
+    publisher.reset((0..N).map(listed));
+    turns.store(0, SeqCst);
+    let mut view = channel.view();
+    while view.known().len() < N {
+        view = channel.changed(view.number()).await;
+    }
+
+    let turns = turns.load(SeqCst);
+    assert!(turns >= N / 1024, "{turns} turns while it was loaded");
+    others.abort();
 }

@@ -9,7 +9,7 @@ use std::{
 use futures_util::StreamExt;
 use tokio::{
     sync::mpsc,
-    task::AbortHandle,
+    task::{AbortHandle, yield_now},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,9 @@ struct Running {
     words: mpsc::UnboundedReceiver<Word>,
 }
 
+/// So many of a registry's words are taken at once: about two milliseconds' work.
+const PART: usize = 1024;
+
 /// So many words are heard before a view is made of them.
 const BURST: usize = 1024;
 
@@ -124,7 +127,7 @@ impl Running {
                 () = stop.cancelled() => break,
                 _ = self.words.recv_many(&mut heard, BURST) => self.hear(&mut heard),
                 () = self.driver.checking.news() => self.judge(),
-                Some(update) = updates.next() => self.apply(update),
+                Some(update) = updates.next() => self.hear_of(update).await,
                 Some(id) = self.driver.crowded.recv() => self.crowded(&id),
                 () = alarm.rung() => self.alarmed(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
@@ -135,6 +138,25 @@ impl Running {
             self.keep_pace();
         }
         self.end();
+    }
+
+    /// What there is very much of is taken in parts: whoever else runs on this thread is not to wait for all
+    /// of it. The calls of this channel are not either, if they have nobody yet.
+    async fn hear_of(&mut self, update: Update) {
+        let (news, all) = match update {
+            Update::Reset(all) if all.len() > PART => (self.set.newcomers(&all), Some(all)),
+            Update::Delta(news) if news.len() > PART => (news, None),
+            few => return self.apply(few),
+        };
+        let mut news = news.into_iter();
+        while news.len() > 0 {
+            self.apply(Update::Delta(news.by_ref().take(PART).collect()));
+            self.keep_pace();
+            yield_now().await;
+        }
+        if let Some(all) = all {
+            self.apply(Update::Reset(all));
+        }
     }
 
     fn apply(&mut self, update: Update) {

@@ -260,14 +260,17 @@ impl Set {
         self.listed
     }
 
+    /// Those of a list that are not known yet.
+    pub(crate) fn newcomers(&self, listed: &[Arc<Instance>]) -> Vec<Change> {
+        let new = listed.iter().filter(|i| !self.entries.contains_key(&i.id));
+        new.cloned().map(Change::Put).collect()
+    }
+
     fn reset(&mut self, instances: Vec<Arc<Instance>>, now: Instant) {
-        let keep: BTreeSet<&InstanceId> = instances.iter().map(|instance| &instance.id).collect();
-        let gone: Vec<InstanceId> = self
-            .entries
-            .keys()
-            .filter(|id| !keep.contains(id))
-            .cloned()
-            .collect();
+        let mut keep: Vec<&InstanceId> = instances.iter().map(|instance| &instance.id).collect();
+        keep.sort_unstable();
+        let is_gone = |id: &&InstanceId| keep.binary_search(id).is_err();
+        let gone: Vec<InstanceId> = self.entries.keys().filter(is_gone).cloned().collect();
         for id in gone {
             self.remove(&id, now);
         }
