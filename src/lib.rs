@@ -61,7 +61,7 @@
 //!
 //! `etcd` and `server` are on by default. `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
 //! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` calls over tonic's own channels, and a
-//! feed for its balancer. Features only add.
+//! feed for its balancer; `testing` the suite that our own registries are held to, for one's own. Features only add.
 //!
 //! [`etcd`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/etcd/index.html
 
@@ -85,6 +85,8 @@ mod parse;
 pub mod register;
 pub mod resolve;
 mod target;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transport;
 
 pub use backoff::Backoff;

@@ -1,60 +1,95 @@
-//! The resolver on a real etcd, held to what every resolver owes.
-#![cfg(feature = "etcd")]
+//! Our resolver and registrar on a real etcd, alone and combined, held to the suite for all.
+#![cfg(all(feature = "etcd", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-#[path = "conform/cases.rs"]
-#[macro_use]
-mod cases;
 #[path = "support/etcd.rs"]
 mod etcd;
-#[path = "support/reader.rs"]
-mod reader;
+#[path = "support/proxy.rs"]
+mod proxy;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use cases::{Backend, service};
-use etcd_client::{Txn, TxnOp};
+use etcd::Etcd;
+use etcd_client::{Client, Txn, TxnOp};
+use proxy::{Mode, Proxy};
 use tonic_fleet::{
-    Instance, Target,
+    Instance, InstanceId, Register, RegistryUrl, ServiceName, register,
     resolve::{self, Resolve},
+    testing::{Backend, Case, Done, Stop, Verdict, conform},
 };
 
+/// How an outage comes about.
+enum Line {
+    /// The way to the registry is cut.
+    Through(Proxy),
+    /// The registry is killed, and started again.
+    Straight(Box<Etcd>),
+}
+
 struct OnEtcd {
-    etcd: etcd::Etcd,
+    line: Line,
+    url: RegistryUrl,
     resolver: Arc<dyn Resolve>,
-    known: Vec<Instance>,
+    /// The test's own, past the proxy.
+    client: Client,
+    written: HashMap<(ServiceName, InstanceId), Instance>,
+    down: bool,
 }
 
 impl OnEtcd {
-    async fn start() -> Self {
-        let etcd = etcd::Etcd::start().await;
-        let target: Target = format!("{}/{}", etcd.url(), service()).parse().unwrap();
-        let resolver = resolve::open(&target).unwrap();
+    /// Before this etcd, with something before our resolver.
+    async fn before(etcd: &Etcd, seen: impl FnOnce(Arc<dyn Resolve>) -> Arc<dyn Resolve>) -> Self {
+        let proxy = Proxy::before(&etcd.address()).await;
+        let address = proxy.address();
+        let client = etcd.client().await;
+        Self::on(Line::Through(proxy), &address, client, seen)
+    }
+
+    /// An etcd of its own.
+    async fn alone() -> Self {
+        let etcd = Etcd::start().await;
+        let (address, client) = (etcd.address(), etcd.client().await);
+        Self::on(Line::Straight(Box::new(etcd)), &address, client, |all| all)
+    }
+
+    fn on(
+        line: Line,
+        address: &str,
+        client: Client,
+        seen: impl FnOnce(Arc<dyn Resolve>) -> Arc<dyn Resolve>,
+    ) -> Self {
+        let url: RegistryUrl = format!("etcd://{address}?ttl=5s").parse().unwrap();
+        let resolver = resolve::open(&url.service("any").unwrap()).unwrap();
         Self {
-            etcd,
-            resolver,
-            known: Vec::new(),
+            line,
+            url,
+            resolver: seen(resolver),
+            client,
+            written: HashMap::new(),
+            down: false,
         }
     }
 
     /// In transactions as large as etcd allows.
-    async fn write(&self, writes: Vec<TxnOp>) {
-        let mut client = self.etcd.client().await;
-        for writes in writes.chunks(128) {
-            client
-                .txn(Txn::new().and_then(writes.to_vec()))
-                .await
-                .unwrap();
+    async fn write(&mut self, writes: Vec<TxnOp>) -> Done {
+        if self.down {
+            return Err(Stop::cannot("nobody writes to an etcd that is dead"));
         }
+        for writes in writes.chunks(128) {
+            let txn = Txn::new().and_then(writes.to_vec());
+            self.client.txn(txn).await.unwrap();
+        }
+        Ok(())
     }
 }
 
-fn key(instance: &Instance) -> String {
-    format!("/services/{}/{}", service(), instance.id)
+fn key(service: &ServiceName, id: &InstanceId) -> String {
+    format!("/services/{service}/{id}")
 }
 
-fn put(instance: &Instance) -> TxnOp {
-    TxnOp::put(key(instance), serde_json::to_vec(instance).unwrap(), None)
+fn write(service: &ServiceName, instance: &Instance) -> TxnOp {
+    let value = serde_json::to_vec(instance).unwrap();
+    TxnOp::put(key(service, &instance.id), value, None)
 }
 
 impl Backend for OnEtcd {
@@ -62,41 +97,104 @@ impl Backend for OnEtcd {
         Arc::clone(&self.resolver)
     }
 
-    async fn set(&mut self, instances: &[Instance]) {
-        let left = self
-            .known
-            .iter()
-            .filter(|known| instances.iter().all(|i| i.id != known.id));
-        let left: Vec<_> = left.cloned().collect();
-        let marks = left.iter().map(|i| put(&i.clone().serving(false)));
-        self.write(marks.chain(instances.iter().map(put)).collect())
-            .await;
-        self.write(left.iter().map(|i| TxnOp::delete(key(i), None)).collect())
-            .await;
-        self.known = instances.to_vec();
+    fn registrar(&self) -> Result<Arc<dyn Register>, Stop> {
+        Ok(register::open(&self.url)?)
     }
 
-    async fn fail(&mut self) {
-        self.etcd.kill();
+    async fn put(&mut self, service: &ServiceName, instances: &[Instance]) -> Done {
+        for instance in instances {
+            let place = (service.clone(), instance.id.clone());
+            self.written.insert(place, instance.clone());
+        }
+        let writes = instances.iter().map(|instance| write(service, instance));
+        self.write(writes.collect()).await
     }
 
-    async fn mend(&mut self) {
-        self.etcd.restart().await;
+    async fn remove(&mut self, service: &ServiceName, ids: &[InstanceId]) -> Done {
+        let left = ids.iter().map(|id| {
+            let instance = self.written.remove(&(service.clone(), id.clone()));
+            write(service, &instance.unwrap().serving(false))
+        });
+        let marks = left.collect();
+        self.write(marks).await?;
+        self.vanish(service, ids).await
+    }
+
+    async fn vanish(&mut self, service: &ServiceName, ids: &[InstanceId]) -> Done {
+        let deletes = ids.iter().map(|id| TxnOp::delete(key(service, id), None));
+        self.write(deletes.collect()).await
+    }
+
+    async fn cut(&mut self) -> Done {
+        match &mut self.line {
+            Line::Through(proxy) => proxy.set(Mode::Reset),
+            Line::Straight(etcd) => {
+                etcd.kill();
+                self.down = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn heal(&mut self) -> Done {
+        match &mut self.line {
+            Line::Through(proxy) => proxy.set(Mode::Pass),
+            Line::Straight(etcd) => {
+                etcd.restart().await;
+                self.client = etcd.client().await;
+                self.down = false;
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire(&mut self, service: &ServiceName, id: &InstanceId) -> Done {
+        let got = self.client.get(key(service, id), None).await.unwrap();
+        let lease = got.kvs()[0].lease();
+        self.client.lease_revoke(lease).await.unwrap();
+        Ok(())
     }
 }
 
-conform!(
-    on_etcd,
-    OnEtcd::start(),
-    #[tokio::test],
-    the_first_word_is_the_whole_set,
-    nobody_is_an_empty_set_and_no_silence,
-    what_comes_changes_and_leaves_is_told,
-    any_series_of_sets_ends_where_the_registry_is,
-    every_reader_learns_the_same,
-    an_outage_keeps_the_set_and_its_end_is_told,
-    a_start_in_an_outage_is_stale_until_it_ends,
-    a_thousand_instances_are_one_set,
-    odd_names_and_values_arrive_as_they_are,
-    nothing_runs_when_nobody_reads,
-);
+#[tokio::test]
+async fn a_registry_on_etcd_keeps_its_word() {
+    let etcd = Etcd::start().await;
+
+    let report = conform(async || OnEtcd::before(&etcd, |all| all).await).await;
+
+    report.assert_held_but(&[]);
+}
+
+#[tokio::test]
+async fn combinations_over_etcd_keep_its_word() {
+    let etcd = Etcd::start().await;
+    let home = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3600);
+    let all = |registry: Arc<dyn Resolve>| {
+        let seen = registry.map(|instance| instance).filter(|_| true);
+        let both = resolve::merge([seen.clone(), seen]);
+        let nobody = resolve::Fixed::new([] as [Instance; 0]);
+        let files = tempfile::tempdir_in(home.path()).unwrap().keep();
+        Arc::new(both.or(nobody, hour).snapshot(files, hour)) as Arc<dyn Resolve>
+    };
+
+    let report = conform(async || OnEtcd::before(&etcd, all).await).await;
+
+    report.assert_held_but(&[]);
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_killed_and_started_again_is_no_other_registry() {
+    let mut backend = OnEtcd::alone().await;
+    for case in [
+        Case::Outage,
+        Case::QuietCut,
+        Case::StartInAnOutage,
+        Case::UpdateInACut,
+        Case::BegunInACut,
+    ] {
+        let verdict = case.hold(&mut backend).await;
+
+        assert_eq!(verdict, Verdict::Held, "{case}");
+    }
+}
