@@ -27,9 +27,11 @@
 //! }
 //! ```
 
+mod affinity;
 mod alias;
 mod dice;
 mod least_loaded;
+mod pick_first;
 mod random;
 mod round_robin;
 mod weighted;
@@ -38,7 +40,9 @@ use std::{fmt, sync::Arc};
 
 use http::HeaderMap;
 
+pub use affinity::{Affinity, Maglev, Rendezvous, RingHash};
 pub use least_loaded::LeastLoaded;
+pub use pick_first::PickFirst;
 pub use random::{Random, WeightedRandom};
 pub use round_robin::RoundRobin;
 pub use weighted::Weighted;
@@ -125,8 +129,13 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "weighted" => Ok(Arc::new(Weighted::default())),
         "weighted_random" => Ok(Arc::new(WeightedRandom)),
         "least_loaded" => Ok(Arc::new(LeastLoaded)),
+        "pick_first" => Ok(Arc::new(PickFirst::default())),
+        "ring_hash" => Ok(Arc::new(RingHash::default())),
+        "maglev" => Ok(Arc::new(Maglev::default())),
+        "rendezvous" => Ok(Arc::new(Rendezvous::default())),
         _ => Err(Error::config(format!(
-            "there is no policy {name:?}: it is one of round_robin, random, weighted, weighted_random, least_loaded"
+            "there is no policy {name:?}: it is one of round_robin, random, weighted, weighted_random, least_loaded, \
+             pick_first, ring_hash, maglev, rendezvous"
         ))),
     }
 }
@@ -186,6 +195,9 @@ pub(crate) mod conform {
             "weighted",
             "weighted_random",
             "least_loaded",
+            "ring_hash",
+            "maglev",
+            "rendezvous",
         ]
         .map(|name| named(name).unwrap())
         .to_vec()
