@@ -29,6 +29,7 @@ pub mod layout;
 mod line;
 mod mirror;
 mod options;
+mod pace;
 mod register;
 mod registry;
 mod resolve;
@@ -36,6 +37,7 @@ mod roster;
 #[allow(dead_code, reason = "locks ask the rest")]
 mod session;
 mod stream;
+mod tenure;
 mod term;
 mod watch;
 
@@ -43,3 +45,14 @@ pub use client::Etcd;
 pub use layout::Layout;
 pub use options::Options;
 pub use registry::Registry;
+
+pub(crate) use {
+    guard::Guard,
+    known::KeyChange,
+    kv::{Kv, Span},
+    mirror::{Mirror, Standing},
+    pace::Pace,
+    session::{Pulse, SHORTEST},
+    tenure::{Lease, Tenure},
+    watch::{Seen as Told, Watch},
+};

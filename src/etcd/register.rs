@@ -2,23 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    ask::Granted,
     claim::{Claim, Entry},
     client::Etcd,
     guard::Guard,
     layout::Layout,
     mirror::{Mirror, Standing},
+    pace::Pace,
     registry::Registry,
-    session::{Pulse, Session},
+    session::Pulse,
+    tenure::{Lease, Tenure},
 };
 use crate::{
-    Backoff, Error, ErrorKind, Instance, Result, ServiceName,
+    Error, ErrorKind, Instance, Result, ServiceName,
     register::{Keeper, Register, Registering, Wish, keep},
 };
 
@@ -46,14 +44,8 @@ impl Register for Registry {
 struct Task {
     etcd: Etcd,
     layout: Arc<dyn Layout>,
-    ttl: Duration,
     claim: Claim,
-    session: Option<Session>,
-    pulse: Option<watch::Receiver<Pulse>>,
-    /// Whether what stood there is gone, or may be.
-    lost: bool,
-    /// The last lease, which may live on in etcd when it is over by our own clock.
-    before: Option<Granted>,
+    tenure: Tenure,
     /// What we wrote on the session's lease, by key.
     held: BTreeMap<String, Held>,
     mirror: Mirror,
@@ -93,13 +85,9 @@ impl Task {
     fn new(etcd: Etcd, layout: Arc<dyn Layout>, ttl: Duration) -> Self {
         Self {
             claim: Claim::new(etcd.clone()),
+            tenure: Tenure::new(etcd.clone(), ttl),
             etcd,
             layout,
-            ttl,
-            session: None,
-            pulse: None,
-            lost: false,
-            before: None,
             held: BTreeMap::new(),
             mirror: Mirror::default(),
             guard: Guard::default(),
@@ -107,7 +95,7 @@ impl Task {
     }
 
     async fn run(mut self, mut keeper: Keeper) {
-        let mut pace = Pace::within(self.ttl / 3);
+        let mut pace = Pace::within(self.tenure.ttl() / 3);
         loop {
             let wish = keeper.wish();
             if wish.gone {
@@ -122,27 +110,18 @@ impl Task {
             let again = match done {
                 Ok(()) => {
                     pace.reset();
-                    self.lost = false;
+                    self.tenure.settled();
                     keeper.reached();
                     None
                 }
                 Err(error) => {
                     let again = pace.next(&error, began);
-                    keeper.failed(self.or_lost(error));
+                    keeper.failed(self.tenure.or_lost(error));
                     Some(again)
                 }
             };
             self.rest(&mut keeper, again).await;
         }
-    }
-
-    /// While etcd is out of reach, what was lost stays lost.
-    fn or_lost(&self, error: Error) -> Error {
-        let out_of_reach = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
-        if self.lost && out_of_reach {
-            return Error::new(ErrorKind::Lost, "replace a lost lease").because(error);
-        }
-        error
     }
 
     /// Waits until there is something to do.
@@ -165,7 +144,7 @@ impl Task {
     }
 
     async fn stir(&mut self, keeper: &mut Keeper, again: Option<Instant>) -> Stir {
-        if let Some(why) = self.session.as_ref().and_then(Session::is_lost) {
+        if let Some(why) = self.tenure.is_lost() {
             return Stir::Pulse(Pulse::Lost(why));
         }
         loop {
@@ -174,7 +153,7 @@ impl Task {
             }
             tokio::select! {
                 () = keeper.changed() => return Stir::Wish,
-                pulse = beat(&mut self.pulse) => return Stir::Pulse(pulse),
+                pulse = self.tenure.beat() => return Stir::Pulse(pulse),
                 () = self.mirror.changed() => {}
                 () = until(again) => return Stir::Time,
             }
@@ -210,15 +189,12 @@ impl Task {
     }
 
     fn lease(&self) -> i64 {
-        self.session.as_ref().map_or(0, Session::lease)
+        self.tenure.lease()
     }
 
     /// The session is over; what was written is to be written again.
     fn lose(&mut self) {
-        if let Some(session) = self.session.take() {
-            self.before = Some(session.granted());
-            self.lost = true;
-        }
+        self.tenure.lose();
         self.held.clear();
     }
 
@@ -233,7 +209,8 @@ impl Task {
             match self.write(wish, key, wanted, lease).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Lost => {
-                    self.lose_for_good();
+                    self.tenure.lose_for_good();
+                    self.held.clear();
                     return Err(error);
                 }
                 // The others are none the worse for it.
@@ -272,12 +249,6 @@ impl Task {
         Ok(())
     }
 
-    /// etcd says that the lease is gone: there is no use in asking for it again.
-    fn lose_for_good(&mut self) {
-        self.lose();
-        self.before = None;
-    }
-
     fn wanted(&self, wish: &Wish, instance: &Instance) -> Result<BTreeMap<String, Wanted>> {
         let entry = |service: &ServiceName| {
             let key = self.layout.key(service, instance);
@@ -296,30 +267,16 @@ impl Task {
             .collect()
     }
 
-    /// The session's lease; the one before it, if etcd still has it; or a new one.
     async fn lease_or_new(&mut self) -> Result<i64> {
-        if let Some(session) = &self.session {
-            match session.is_lost() {
-                None => return Ok(session.lease()),
-                Some(_) => self.lose(),
+        match self.tenure.lease_or_new().await? {
+            Lease::Same(lease) => Ok(lease),
+            Lease::New(lease) => {
+                self.held.clear();
+                // What was told before says nothing of a cluster whose revisions went back.
+                self.mirror.forget();
+                Ok(lease)
             }
         }
-        let session = match self.before {
-            Some(granted) => match Session::resume(&self.etcd, granted).await {
-                Err(error) if error.kind() == ErrorKind::Lost => {
-                    self.before = None;
-                    Session::open(&self.etcd, self.ttl).await?
-                }
-                resumed => resumed?,
-            },
-            None => Session::open(&self.etcd, self.ttl).await?,
-        };
-        let lease = session.lease();
-        // What was told before says nothing of a cluster whose revisions went back.
-        self.mirror.forget();
-        self.pulse = Some(session.pulse());
-        self.session = Some(session);
-        Ok(lease)
     }
 
     /// Marks, withdraws, and says how it went; within a time limit.
@@ -339,22 +296,13 @@ impl Task {
     }
 
     async fn withdraw(&mut self, wish: &Wish) -> Result<()> {
-        let session = self.session.take();
-        let Some(lease) = session
-            .as_ref()
-            .map(Session::lease)
-            .or_else(|| self.before.map(|granted| granted.lease))
-        else {
+        let Some(lease) = self.tenure.last_lease() else {
             return Ok(());
         };
         // Without the mark, leaving looks like a failure until clients have confirmed it; it is no reason
         // to stay.
         drop(timeout(MARKING, self.mark(wish, lease)).await);
-        match session {
-            // What hangs on the lease goes with it, and nothing else does.
-            Some(session) => session.close().await,
-            None => self.etcd.lease_revoke(lease).await.map(drop),
-        }
+        self.tenure.end().await
     }
 
     async fn mark(&self, wish: &Wish, lease: i64) -> Result<()> {
@@ -382,61 +330,6 @@ impl Held {
     }
 }
 
-/// How long to wait before trying again.
-#[derive(Debug)]
-struct Pace {
-    quick: Backoff,
-    /// For what only a person can put right.
-    slow: Backoff,
-}
-
-impl Pace {
-    /// At least as often as this while etcd refuses connections: a lease that it still has when it is back
-    /// must be renewed before it ends.
-    fn within(most: Duration) -> Self {
-        let quick = Backoff::between(Duration::from_millis(50), most.min(Duration::from_secs(10)));
-        let slow = Backoff::between(Duration::from_secs(1), Duration::from_secs(30));
-        Self {
-            quick: quick.factor(2.0).jitter(0.5),
-            slow: slow.factor(2.0),
-        }
-    }
-
-    /// When to try again what was begun then and failed like this.
-    fn next(&mut self, error: &Error, began: Instant) -> Instant {
-        let now = Instant::now();
-        match error.kind() {
-            // The next attempt gets a new lease.
-            ErrorKind::Lost if self.quick.failures() == 0 => {
-                self.quick.next();
-                now
-            }
-            ErrorKind::Lost | ErrorKind::Unavailable => now + self.quick.next(),
-            // It has waited already; and an etcd that thaws should find a question waiting for it.
-            ErrorKind::Timeout => now.max(began + Duration::from_secs(1)),
-            ErrorKind::Conflict => now + self.slow.next().min(Duration::from_secs(5)),
-            _ => now + self.slow.next(),
-        }
-    }
-
-    fn reset(&mut self) {
-        self.quick.reset();
-        self.slow.reset();
-    }
-}
-
-/// The next change of a session, if there is a session.
-async fn beat(pulse: &mut Option<watch::Receiver<Pulse>>) -> Pulse {
-    let Some(pulse) = pulse else {
-        return std::future::pending().await;
-    };
-    match pulse.changed().await {
-        Ok(()) => pulse.borrow_and_update().clone(),
-        // Its last word was heard, or its runtime is gone.
-        Err(_) => std::future::pending().await,
-    }
-}
-
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -449,10 +342,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-
-    fn failure(kind: ErrorKind) -> Error {
-        Error::new(kind, "register /services/greeter/a")
-    }
 
     fn held() -> Held {
         Held {
@@ -479,45 +368,5 @@ mod tests {
         assert!(!held().is_taken(None, 7));
         assert!(!held().is_taken(told(4, None), 7));
         assert!(!held().is_taken(told(5, Some(("a", 7))), 7));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_lease_is_replaced_at_once_and_then_with_growing_waits() {
-        let mut pace = Pace::within(Duration::from_secs(3));
-        let now = Instant::now();
-        let mut wait = |kind| pace.next(&failure(kind), now) - now;
-
-        assert_eq!(wait(ErrorKind::Lost), Duration::ZERO);
-        let waits = [(); 12].map(|()| wait(ErrorKind::Lost));
-
-        assert!(waits[0] < Duration::from_millis(200), "{waits:?}");
-        assert!(waits[11] >= Duration::from_millis(1_500), "{waits:?}");
-        assert!(waits[11] <= Duration::from_secs(3), "{waits:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_was_not_answered_has_waited_already() {
-        let mut pace = Pace::within(Duration::from_secs(3));
-        let began = Instant::now();
-
-        let at_once = pace.next(&failure(ErrorKind::Timeout), began);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        let later = pace.next(&failure(ErrorKind::Timeout), began);
-
-        assert_eq!(at_once, began + Duration::from_secs(1));
-        assert_eq!(later, Instant::now());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_only_a_person_can_put_right_is_tried_rarely() {
-        for kind in [ErrorKind::Denied, ErrorKind::NoSpace, ErrorKind::Conflict] {
-            let mut pace = Pace::within(Duration::from_secs(3));
-            let now = Instant::now();
-
-            let waits = [(); 8].map(|()| pace.next(&failure(kind), now) - now);
-
-            assert!(waits[0] >= Duration::from_millis(800), "{waits:?}");
-            assert!(waits[7] >= Duration::from_millis(4_000), "{waits:?}");
-        }
     }
 }
