@@ -8,7 +8,7 @@ use crate::Backoff;
 
 /// Lets the first few go at once, and slows down whoever fights over a key.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     backoff: Backoff,
     last: Option<Instant>,
     count: u32,
@@ -34,7 +34,7 @@ impl Default for Guard {
 
 impl Guard {
     /// A key was taken away: how long to wait before it is put back.
-    pub(super) fn disturbed(&mut self, now: Instant) -> Duration {
+    pub(crate) fn disturbed(&mut self, now: Instant) -> Duration {
         if self.last.is_none_or(|last| now >= last + CALM) {
             self.backoff.reset();
             self.count = 0;
@@ -49,7 +49,7 @@ impl Guard {
     }
 
     /// Whether somebody will not stop taking it away.
-    pub(super) fn is_fight(&self, now: Instant) -> bool {
+    pub(crate) fn is_fight(&self, now: Instant) -> bool {
         self.count >= FIGHT && self.last.is_some_and(|last| now < last + CALM)
     }
 }

@@ -17,7 +17,7 @@ use super::{
 
 /// Our own keys, watched one by one.
 #[derive(Debug, Default)]
-pub(super) struct Mirror {
+pub(crate) struct Mirror {
     told: Arc<Told>,
     watches: BTreeMap<String, Watch>,
 }
@@ -30,16 +30,16 @@ struct Told {
 
 /// What was last told of a key.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// When it became so.
-    pub(super) revision: i64,
+    pub(crate) revision: i64,
     /// The value and its lease, if there is one.
-    pub(super) value: Option<(Bytes, i64)>,
+    pub(crate) value: Option<(Bytes, i64)>,
 }
 
 impl Mirror {
     /// Watches these keys, and no others.
-    pub(super) fn follow(&mut self, etcd: &Etcd, keys: impl IntoIterator<Item = String>) {
+    pub(crate) fn follow(&mut self, etcd: &Etcd, keys: impl IntoIterator<Item = String>) {
         let mut before = std::mem::take(&mut self.watches);
         for key in keys {
             let watch = before.remove(&key);
@@ -52,12 +52,12 @@ impl Mirror {
     }
 
     /// Forgets what was told.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         locked(&self.told.keys).clear();
     }
 
     /// What was last told of a key; nothing, until something was.
-    pub(super) fn standing(&self, key: &str) -> Option<Standing> {
+    pub(crate) fn standing(&self, key: &str) -> Option<Standing> {
         locked(&self.told.keys).get(key).cloned()
     }
 
@@ -65,7 +65,7 @@ impl Mirror {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.told.news.notified().await;
     }
 }

@@ -40,6 +40,8 @@
 
 mod address;
 mod health;
+#[cfg(feature = "etcd")]
+pub mod heartbeat;
 mod keeper;
 mod leave;
 mod open;
