@@ -37,6 +37,10 @@ pub enum ErrorKind {
     Conflict,
     /// A value in the registry cannot be read.
     Decode,
+    /// What was asked for is not there.
+    NotFound,
+    /// What was given to be written or asked for is not allowed: an empty name, a value that is too large.
+    Validation,
     /// A lease or session ended before its time.
     Lost,
     /// The credentials were refused, or do not permit this.
@@ -47,6 +51,8 @@ pub enum ErrorKind {
     Timeout,
     /// As many calls are under way as may be.
     Overloaded,
+    /// No connection could be made, so that nothing was sent.
+    Connection,
     /// The other side cannot be reached, or cannot serve now.
     Unavailable,
 }
@@ -58,11 +64,14 @@ impl ErrorKind {
             Self::Config => "config",
             Self::Conflict => "conflict",
             Self::Decode => "decode",
+            Self::NotFound => "not_found",
+            Self::Validation => "validation",
             Self::Lost => "lost",
             Self::Denied => "denied",
             Self::NoSpace => "no_space",
             Self::Timeout => "timeout",
             Self::Overloaded => "overloaded",
+            Self::Connection => "connection",
             Self::Unavailable => "unavailable",
         }
     }
@@ -103,6 +112,7 @@ impl Error {
         matches!(
             self.0.kind,
             ErrorKind::Unavailable
+                | ErrorKind::Connection
                 | ErrorKind::Timeout
                 | ErrorKind::Lost
                 | ErrorKind::NoSpace

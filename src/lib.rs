@@ -53,6 +53,7 @@
 //! | [`codec`] | buffers that fit small messages |
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
 //! | [`register`] | the server's side: a registration that is kept |
+//! | [`coord`] | what servers agree on: locks |
 //!
 //! No registry is on the call path: what was known last serves while the registry is away, and the view says
 //! since when. A deletion that nobody announced is a suspicion, not a death.
@@ -61,14 +62,18 @@
 //!
 //! `etcd` and `server` are on by default. `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
 //! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` calls over tonic's own channels, and a
-//! feed for its balancer; `testing` the suite that our own registries are held to, for one's own. Features only add.
+//! feed for its balancer; `coord` locks on etcd; `testing` the suite that our own registries are held to, for
+//! one's own. Features only add.
 //!
 //! [`etcd`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/etcd/index.html
+//! [`coord`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/coord/index.html
 
 mod backoff;
 pub mod balance;
 mod channel;
 pub mod codec;
+#[cfg(feature = "coord")]
+pub mod coord;
 mod deadline;
 pub mod discover;
 mod endpoint;

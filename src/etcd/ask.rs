@@ -80,13 +80,16 @@ impl Etcd {
         doing: impl fmt::Display + Send,
         txn: Txn,
     ) -> Result<TxnResponse> {
+        let answer = self.commit(txn).await;
+        answer.map_err(|failure| failure.error(doing))
+    }
+
+    /// The same, for those who must know whether it may still happen.
+    pub(crate) async fn commit(&self, txn: Txn) -> Result<TxnResponse, Failure> {
         let asked = self.call(self.write_limit(), Again::Write, txn, |mut clients, txn| {
             Box::pin(async move { clients.kv.txn(txn).await })
         });
-        let answer = asked.await;
-        answer
-            .map(|(answer, _)| answer)
-            .map_err(|failure| failure.error(doing))
+        asked.await.map(|(answer, _)| answer)
     }
 
     /// A new lease.

@@ -193,7 +193,7 @@ impl Etcd {
     }
 
     /// Runs a task where the connections live, wherever this is called.
-    pub(super) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
+    pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
         self.0.runtime.spawn(task);
     }
 
@@ -331,7 +331,7 @@ fn no_member(member: &str, why: &str) -> Error {
     Error::config(format!("etcd member {member:?} cannot be used")).because(why.to_owned())
 }
 
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in here is left half changed by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

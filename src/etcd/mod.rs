@@ -17,14 +17,14 @@
 
 mod ask;
 mod claim;
-mod client;
+pub(crate) mod client;
 mod cursor;
-mod failure;
+pub(crate) mod failure;
 #[cfg(test)]
 mod fuzz;
 mod guard;
-mod known;
-mod kv;
+pub(crate) mod known;
+pub(crate) mod kv;
 pub mod layout;
 mod line;
 mod mirror;
@@ -34,12 +34,15 @@ mod register;
 mod registry;
 mod resolve;
 mod roster;
-#[allow(dead_code, reason = "locks ask the rest")]
-mod session;
+#[cfg_attr(
+    not(feature = "coord"),
+    allow(dead_code, reason = "locks ask the rest")
+)]
+pub(crate) mod session;
 mod stream;
 mod tenure;
 mod term;
-mod watch;
+pub(crate) mod watch;
 
 pub use client::Etcd;
 pub use layout::Layout;

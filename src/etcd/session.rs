@@ -1,9 +1,9 @@
 //! A lease that is kept alive, and says when it no longer is.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,6 +20,8 @@ pub(crate) struct Session {
     etcd: Etcd,
     granted: Granted,
     pulse: watch::Receiver<Pulse>,
+    until: watch::Receiver<Instant>,
+    nudge: Arc<Notify>,
     _task: DropGuard,
 }
 
@@ -46,10 +48,17 @@ const RENEW_LIMIT: Duration = Duration::from_secs(2);
 impl Session {
     /// A new lease. What is granted may be longer than what was asked for.
     pub(crate) async fn open(etcd: &Etcd, ttl: Duration) -> Result<Self> {
+        Self::early(etcd, ttl, 0).await
+    }
+
+    /// The same, lost by our own clock a share of its time too soon, one part in so many: for those who must
+    /// have stopped when somebody else begins. None for 0.
+    pub(crate) async fn early(etcd: &Etcd, ttl: Duration, share: u32) -> Result<Self> {
         let asked = Instant::now();
         let granted = etcd.lease_grant(ttl.max(SHORTEST)).await?;
-        let term = Term::granted(asked, granted.ttl);
-        Ok(Self::over(etcd, granted, term, None))
+        let early = granted.ttl.checked_div(share).unwrap_or_default();
+        let term = Term::granted(asked, granted.ttl.saturating_sub(early));
+        Ok(Self::over(etcd, granted, term, early, None))
     }
 
     /// A lease that was lost by our own clock, and that the cluster still has: it may live longer there, as
@@ -58,24 +67,43 @@ impl Session {
         let asked = Instant::now();
         let stream = etcd.keep_alive(granted.lease).await?;
         let term = Term::resumed(asked, granted.ttl);
-        Ok(Self::over(etcd, granted, term, Some(stream)))
+        Ok(Self::over(
+            etcd,
+            granted,
+            term,
+            Duration::ZERO,
+            Some(stream),
+        ))
     }
 
-    fn over(etcd: &Etcd, granted: Granted, term: Term, stream: Option<KeepAlive>) -> Self {
+    fn over(
+        etcd: &Etcd,
+        granted: Granted,
+        term: Term,
+        early: Duration,
+        stream: Option<KeepAlive>,
+    ) -> Self {
         let (tell, pulse) = watch::channel(Pulse::Alive);
+        let (ends, until) = watch::channel(term.until());
+        let nudge = Arc::new(Notify::new());
         let stop = CancellationToken::new();
         let keeping = Keeping {
             etcd: etcd.clone(),
             lease: granted.lease,
             term,
+            early,
             stream,
             tell,
+            ends,
+            nudge: Arc::clone(&nudge),
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keeping.run()));
+        etcd.spawn(stop.clone().run_until_cancelled_owned(keeping.run()));
         Self {
             etcd: etcd.clone(),
             granted,
             pulse,
+            until,
+            nudge,
             _task: stop.drop_guard(),
         }
     }
@@ -100,6 +128,35 @@ impl Session {
         match &*self.pulse.borrow() {
             Pulse::Lost(why) => Some(why.clone()),
             _ => None,
+        }
+    }
+
+    /// When it is over by our own clock, unless it is renewed before.
+    pub(crate) fn until(&self) -> Instant {
+        *self.until.borrow()
+    }
+
+    /// Renews it now rather than when it is due, and returns when that was answered.
+    pub(crate) async fn renew(&self) -> Result<()> {
+        let (mut until, mut pulse) = (self.until.clone(), self.pulse.clone());
+        until.mark_unchanged();
+        pulse.mark_unchanged();
+        if let Some(why) = self.is_lost() {
+            return Err(why);
+        }
+        self.nudge.notify_one();
+        loop {
+            tokio::select! {
+                renewed = until.changed() => return match renewed {
+                    Ok(()) => Ok(()),
+                    Err(_) => Err(self.lost().await),
+                },
+                changed = pulse.changed() => match (changed, &*pulse.borrow_and_update()) {
+                    (Ok(()), Pulse::Alive) => {}
+                    (_, Pulse::Missed(why) | Pulse::Lost(why)) => return Err(why.clone()),
+                    (Err(_), _) => return Err(Error::new(ErrorKind::Lost, self.doing())),
+                },
+            }
         }
     }
 
@@ -135,8 +192,12 @@ struct Keeping {
     etcd: Etcd,
     lease: i64,
     term: Term,
+    /// How much sooner than the cluster we call it over.
+    early: Duration,
     stream: Option<KeepAlive>,
     tell: watch::Sender<Pulse>,
+    ends: watch::Sender<Instant>,
+    nudge: Arc<Notify>,
 }
 
 impl Keeping {
@@ -150,7 +211,10 @@ impl Keeping {
     async fn keep(&mut self) -> Error {
         let mut backoff = Backoff::between(Duration::from_millis(100), Duration::from_secs(10));
         loop {
-            sleep_until(self.term.ask_at()).await;
+            tokio::select! {
+                () = sleep_until(self.term.ask_at()) => {}
+                () = self.nudge.notified() => {}
+            }
             let asked = Instant::now();
             if self.term.is_over(asked) {
                 return self.over(None);
@@ -163,7 +227,8 @@ impl Keeping {
             }
             match answer {
                 Ok(Ok(left)) => {
-                    self.term.renewed(asked, left);
+                    self.term.renewed(asked, left.saturating_sub(self.early));
+                    self.ends.send_replace(self.term.until());
                     backoff.reset();
                     self.say(Pulse::Alive);
                 }

@@ -65,13 +65,36 @@ type Listed = Pin<Box<dyn Future<Output = Result<Listing, Failure>> + Send>>;
 impl Watch {
     /// Tells each word at once, from the task that reads the stream: `tell` must not wait.
     pub(crate) fn telling(etcd: Etcd, span: Span, tell: impl FnMut(Seen) + Send + 'static) -> Self {
+        Self::knowing(etcd, span, Known::default(), tell)
+    }
+
+    /// The same, behind a list that was answered already and is not told again.
+    #[cfg(feature = "coord")]
+    pub(crate) fn after(
+        etcd: Etcd,
+        span: Span,
+        listing: Listing,
+        tell: impl FnMut(Seen) + Send + 'static,
+    ) -> Self {
+        let mut known = Known::default();
+        known.listed(listing);
+        Self::knowing(etcd, span, known, tell)
+    }
+
+    fn knowing(
+        etcd: Etcd,
+        span: Span,
+        known: Known,
+        tell: impl FnMut(Seen) + Send + 'static,
+    ) -> Self {
         let (asks, asked) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let doing = format!("list {span}");
         let task = Task {
             etcd,
             span,
-            known: Known::default(),
+            relist_at: relist_after(&known),
+            known,
             tell,
             backoff: Backoff::between(Duration::from_millis(20), Duration::from_secs(5))
                 .factor(2.0)
@@ -80,7 +103,6 @@ impl Watch {
             stale: false,
             asks: asked,
             waiting: Vec::new(),
-            relist_at: Instant::now(),
         };
         let runtime = task.etcd.clone();
         runtime.spawn(stop.clone().run_until_cancelled_owned(task.run()));
@@ -286,6 +308,17 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
         };
         sleep(wait).await;
     }
+}
+
+/// When the first list behind what is known is due.
+fn relist_after(known: &Known) -> Instant {
+    let spread = rand::rng().random_range(0.75..1.25);
+    let wait = if known.is_listed() {
+        RELIST_EVERY.mul_f64(spread)
+    } else {
+        Duration::ZERO
+    };
+    Instant::now() + wait
 }
 
 fn event(event: &etcd_client::Event) -> Option<Event> {

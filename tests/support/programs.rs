@@ -186,6 +186,7 @@ fn built() -> &'static PathBuf {
         let features = [
             ("default", cfg!(feature = "default")),
             ("full", cfg!(feature = "full")),
+            ("coord", cfg!(feature = "coord")),
             ("dns", cfg!(feature = "dns")),
             ("tonic-channel", cfg!(feature = "tonic-channel")),
             ("tls-ring", cfg!(feature = "tls-ring")),

@@ -1,0 +1,125 @@
+//! One door to all that is coordinated over one cluster.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use etcd_client::{Txn, TxnOp};
+
+use super::{leases::Leases, lock::Lock, retry::Retry};
+use crate::{
+    Error, RegistryUrl, Result, Scheme,
+    backoff::countable,
+    etcd::{Etcd, Registry},
+};
+
+/// Locks, elections, configuration and synchronised entities in one etcd cluster; clones are the same one.
+///
+/// All of it goes over one client, and what is held hangs on as few leases as can be: one, unless the same
+/// name is wanted more than once in this process. The leases are renewed until everything that was had of it
+/// is dropped, or it is [closed](Self::close).
+#[derive(Clone)]
+pub struct Coordinator {
+    leases: Arc<Leases>,
+    /// What stands before all names; empty, or ends in `/`.
+    root: Arc<str>,
+    url: Option<RegistryUrl>,
+}
+
+/// What is held outlives its process for as long.
+const TTL: Duration = Duration::from_secs(10);
+
+impl Coordinator {
+    /// Connects to the cluster that a URL names, and returns when it has answered.
+    ///
+    /// What the URL's path holds stands before all names: with `etcd://127.0.0.1:2379/shop`, the lock `cart`
+    /// is at `shop/cart`. `?ttl=` is how long what is held outlives its process: ten seconds, unless set;
+    /// never under two.
+    ///
+    /// # Errors
+    /// `Config` when the URL is not of an etcd, `Denied`, `Connection`, `Timeout` or `Unavailable` when the
+    /// cluster does not answer. Fails outside of a Tokio runtime.
+    pub async fn connect(url: RegistryUrl) -> Result<Self> {
+        if url.scheme() != Scheme::Etcd {
+            let what = format!("connect {url}: it is not etcd://, which is needed to agree");
+            return Err(Error::config(what));
+        }
+        let etcd = Registry::open(&url)?.etcd().clone();
+        let root = match url.path() {
+            "" => String::new(),
+            path => format!("{path}/"),
+        };
+        let leases = Leases::new(etcd, url.ttl().unwrap_or(TTL), Retry::default());
+        let look = Txn::new().and_then([TxnOp::get("/", None)]);
+        leases.asker.ask(format!("connect {url}"), look).await?;
+        Ok(Self {
+            leases,
+            root: root.into(),
+            url: Some(url),
+        })
+    }
+
+    /// The one in this cluster. Touches no network.
+    pub fn over(etcd: Etcd) -> Self {
+        Self {
+            leases: Leases::new(etcd, TTL, Retry::default()),
+            root: "".into(),
+            url: None,
+        }
+    }
+
+    /// The same cluster, where what is held outlives its process for so long. Ten seconds, or the time to
+    /// live in the URL, unless set; never under two. With a shorter one, what a dead process held is free
+    /// sooner, and a living one loses it to shorter outages.
+    #[must_use]
+    pub fn ttl(self, ttl: Duration) -> Self {
+        let (etcd, retry) = (self.etcd().clone(), self.leases.asker.retry.clone());
+        Self {
+            leases: Leases::new(etcd, countable(ttl), retry),
+            ..self
+        }
+    }
+
+    /// The same cluster, asked as often as this.
+    #[must_use]
+    pub fn retry(self, retry: Retry) -> Self {
+        Self {
+            leases: Leases::new(self.etcd().clone(), self.leases.ttl(), retry),
+            ..self
+        }
+    }
+
+    /// A lock, by its name, which is what stands before the last `/` of its keys.
+    ///
+    /// # Errors
+    /// `Validation` when the name is empty or ends in `/`.
+    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock> {
+        Lock::new(&self.leases, &self.whole(name.as_ref()))
+    }
+
+    fn whole(&self, name: &str) -> String {
+        format!("{}{name}", self.root)
+    }
+
+    /// The cluster.
+    pub fn etcd(&self) -> &Etcd {
+        &self.leases.asker.etcd
+    }
+
+    /// Ends all that was had of it, in order: who holds or waits for something learns it; keys are deleted,
+    /// and leases given back. Returns when that is done, and within ten seconds or so.
+    ///
+    /// # Errors
+    /// When etcd cannot be asked: what was held is then free when its lease ends.
+    pub async fn close(self) -> Result<()> {
+        self.leases.close().await
+    }
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator")
+            .field("etcd", self.etcd())
+            .field("ttl", &self.leases.ttl())
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}

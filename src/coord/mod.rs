@@ -1,0 +1,66 @@
+//! How servers agree: locks on etcd, on the same watch and the same leases as discovery.
+//!
+//! ```no_run
+//! use tonic_fleet::coord::Coordinator;
+//!
+//! # async fn send_reports() {}
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> tonic_fleet::Result<()> {
+//! let coordinator = Coordinator::connect("etcd://127.0.0.1:2379".parse()?).await?;
+//! let guard = coordinator.lock("locks/report")?.acquire().await?;
+//! // Dropped when the lock is lost.
+//! guard.run(send_reports()).await?;
+//! guard.unlock().await?;
+//! coordinator.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What a lock holds, and what it cannot
+//!
+//! | | |
+//! |---|---|
+//! | one at a time | etcd never has two oldest keys. Who holds the lock learns that it is lost *by its own clock*, a fiftieth of the lease before etcd can give it to the next: etcd counts from when it heard the last renewal, we from when we asked for it |
+//! | first come, first served | over all processes, by the order in which etcd heard them. Losing the lease while waiting costs the place |
+//! | hand-over | one to three milliseconds on a quiet network: each waits for the deletion of the key just before its own |
+//! | a holder that dies | its key ends with its lease: the next has the lock up to half a second after that time |
+//! | a holder that stands still | for longer than its lease (a stopped process, a suspended machine) **may go on writing after the next has begun**, before it has looked at any clock. No lock on leases can prevent that; [`Guard::guarded`] does for what is written to etcd, and [`Guard::fence`] for what refuses smaller numbers than it has seen |
+//! | etcd that stands still | for longer than the lease: every holder has lost, and the next comes when etcd moves again. A leader that comes back after that may delete leases that others renewed meanwhile: then the holder learns it from its key, a few milliseconds *after* it is gone, if it listens for [`Guard::lost`] |
+//! | cancelling | at any point leaves nothing behind: a place that nobody waits for is left, and a key that etcd writes late, after the question for it was given up, is deleted as it appears |
+//! | Go | `concurrency.NewMutex(session, name)` stands in the same line |
+//!
+//! # Errors
+//!
+//! Every failure is an [`Error`](crate::Error) whose [`kind`](crate::Error::kind) has a stable code:
+//! `connection` (nothing was sent), `timeout`, `not_found`, `conflict`, `validation`, `unavailable`, `denied`,
+//! `lost`, besides `config`, `decode` and `no_space`; [`is_transient`](crate::Error::is_transient) says whether
+//! trying again may help. [`Retry`] is how often that was done already. After `timeout` and `unavailable`, a
+//! write may have happened.
+
+mod coordinator;
+mod leases;
+mod lock;
+mod queue;
+mod retry;
+
+pub use coordinator::Coordinator;
+#[doc(no_inline)]
+pub use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnResponse};
+pub use lock::{Guard, Lock};
+pub use retry::Retry;
+
+use crate::{Error, ErrorKind, Result};
+
+/// Refuses what is no name of anything here.
+fn check_name(name: &str) -> Result<()> {
+    let why = match name {
+        "" => "it is empty",
+        name if name.ends_with('/') => "it ends in `/`: leave that out",
+        name if name.len() > LONGEST_NAME => "it is longer than 1,024 bytes",
+        _ => return Ok(()),
+    };
+    let shown: String = name.chars().take(64).collect();
+    Err(Error::new(ErrorKind::Validation, format!("use the name {shown:?}")).because(why))
+}
+
+const LONGEST_NAME: usize = 1024;
