@@ -115,6 +115,8 @@ impl View {
             );
         } else if !self.listed {
             line += "; the registry has not answered yet";
+        } else if self.known.is_empty() && self.skipped.is_empty() {
+            line += "; the registry knows nobody of this name";
         }
         if let Some(skipped) = self.skipped.first() {
             line += &format!(
@@ -241,6 +243,20 @@ mod tests {
             "greeter: 0 of 5 endpoints ready; i00000: idle; i00001: connection refused; i00002: idle; \
              registry out of reach for 12.0 s: list /services/greeter/"
         );
+    }
+
+    #[test]
+    fn the_outlook_tells_who_is_unknown_from_who_is_away() {
+        let unanswered = View::empty("greter".parse().unwrap());
+        let unknown = View {
+            listed: true,
+            ..View::empty("greter".parse().unwrap())
+        };
+
+        let [unanswered, unknown] = [unanswered, unknown].map(|view| view.outlook(Instant::now()));
+
+        assert!(unanswered.ends_with("; the registry has not answered yet"));
+        assert!(unknown.ends_with("; the registry knows nobody of this name"));
     }
 
     #[test]

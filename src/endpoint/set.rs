@@ -350,6 +350,9 @@ impl Set {
         if moved {
             self.disconnect(&id);
             self.connect_anew(&id, now);
+            // What was done at the old address, another process did.
+            self.ejector.proved(&id, now);
+            self.turned.insert(id.clone());
         }
         self.rank(&id);
     }

@@ -5,7 +5,7 @@ use tonic::Code;
 
 use super::*;
 use crate::{
-    State,
+    Instance, State,
     endpoint::set::tests::{Scene, instance, name},
     health::EndedBy,
     resolve::{Change, Update},
@@ -66,6 +66,19 @@ fn one_that_fails_is_out_then_tried_then_back() {
     );
     assert_eq!(told[1], "b is tried again");
     assert!(told[2].starts_with("b is well again after"), "{told:?}");
+}
+
+#[test]
+fn one_that_moves_is_not_blamed_for_what_was_done_at_its_old_address() {
+    let mut scene = Scene::connected("abc");
+    scene.fail("b");
+    assert_eq!(scene.ready(), "ac");
+
+    let moved = Instance::at("10.0.0.9:1").and_then(|b| b.id("b")).unwrap();
+    scene.delta([Change::Put(Arc::new(moved))]);
+    scene.up('b');
+
+    assert_eq!((&*scene.ready(), &*scene.trials()), ("abc", ""));
 }
 
 #[test]
