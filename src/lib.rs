@@ -89,6 +89,7 @@ mod name;
 mod parse;
 pub mod register;
 pub mod resolve;
+pub mod stats;
 mod target;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -12,7 +12,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
 use super::{ServedBy, admitted::Admitted};
-use crate::{Error, endpoint::InFlight, health::EndedBy, transport::Incoming};
+use crate::{
+    Error,
+    endpoint::InFlight,
+    health::EndedBy,
+    stats::{Counted, Meter},
+    transport::Incoming,
+};
 
 /// Counts the call as in flight until its body ends, is dropped, or runs out of time.
 pub(super) struct Watched {
@@ -21,6 +27,8 @@ pub(super) struct Watched {
     served: ServedBy,
     deadline: Option<Instant>,
     admitted: Option<Admitted>,
+    counted: Option<Counted>,
+    meter: Meter,
     /// Whether any of the response has come.
     begun: bool,
     /// Made when the body first keeps the caller waiting: most bodies are there by then.
@@ -33,7 +41,7 @@ impl Watched {
         call: InFlight,
         served: ServedBy,
         deadline: Option<Instant>,
-        admitted: Option<Admitted>,
+        (admitted, counted): (Option<Admitted>, Option<Counted>),
     ) -> Self {
         Self {
             incoming,
@@ -41,6 +49,8 @@ impl Watched {
             served,
             deadline,
             admitted,
+            counted,
+            meter: Meter::default(),
             begun: false,
             sleep: None,
         }
@@ -50,8 +60,21 @@ impl Watched {
     fn ended(&mut self, how: impl FnOnce(&mut InFlight)) {
         if let Some(mut call) = self.call.take() {
             how(&mut call);
+            self.close(&mut call);
         }
         self.admitted = None;
+    }
+
+    /// Counts what has come of it.
+    fn close(&mut self, attempt: &mut InFlight) {
+        // The request may have gone on after the response had begun.
+        if let Some(sent) = self.incoming.sent() {
+            attempt.sent().is(sent);
+        }
+        let past = attempt.close(self.meter.bytes());
+        if let Some(mut call) = self.counted.take() {
+            call.ends_as(past);
+        }
     }
 
     /// The time is over. A stream that has brought something may well have been meant to last.
@@ -61,6 +84,7 @@ impl Watched {
             if !begun {
                 call.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
             }
+            call.is_late();
         });
         self.noted(status)
     }
@@ -74,7 +98,7 @@ impl Watched {
             (true, _) => call.reset_with(code, deadline),
             (_, true) => call.lost(),
             // The caller's own body failed.
-            _ => {}
+            _ => call.failed_itself(code),
         });
         self.noted(status)
     }
@@ -93,6 +117,14 @@ impl Watched {
             .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(late(&self.served))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(mut call) = self.call.take() {
+            self.close(&mut call);
+        }
     }
 }
 
@@ -120,6 +152,9 @@ impl Body for Watched {
         match frame {
             Some(Ok(mut frame)) => {
                 this.begun = true;
+                if let Some(data) = frame.data_ref() {
+                    this.meter.read(data);
+                }
                 if let Some(trailers) = frame.trailers_mut() {
                     let code = code(trailers).unwrap_or(Code::Unknown);
                     let deadline = this.deadline;

@@ -26,6 +26,7 @@ use crate::{
     health::Checks,
     method::{Budget, Methods, Throttle},
     resolve::{self, Resolve},
+    stats::Tallies,
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
 };
 
@@ -380,6 +381,7 @@ impl Builder {
             breaker: self.breaker,
             max_calls: self.max_calls,
             under_way: AtomicUsize::new(0),
+            stats: Tallies::new(),
         });
         let dialer = Dialer::new(self.connect, self.tls, self.settings);
         #[cfg(feature = "tonic-channel")]

@@ -22,6 +22,7 @@ use crate::{
     deadline::{TIMEOUT, read, write},
     health::EndedBy,
     method::Method,
+    stats::{Counted, Why},
     transport::{Connection, Failure, Outgoing},
 };
 
@@ -32,18 +33,8 @@ pub(super) async fn call_one(
     request: http::Request<Body>,
 ) -> Result<http::Response<Answer>, Status> {
     let mut call = Attempts::new(channel, request)?;
-    let id = endpoint.id().clone();
-    let away = || Status::unavailable(format!("endpoint {id} is not connected"));
-    let connection = connected(&endpoint).next().ok_or_else(away)?;
-    let late = || ServedBy::by(connection.peer());
-    let room = room_of(&call.channel.shared, &endpoint);
-    let chosen = match call.deadline {
-        Some(deadline) => timeout_at(deadline, room).await,
-        None => Ok(room.await),
-    };
-    let chosen = chosen.map_err(|_| body::late(&late()))?;
-    let chosen = chosen.ok_or_else(away)?;
-    call.attempt(chosen).await?.ok_or_else(away)
+    let answer = call.of_one(endpoint).await;
+    call.tell(answer)
 }
 
 /// Sends a request to a ready endpoint; to another if it did not leave, or was refused unseen.
@@ -53,15 +44,8 @@ pub(super) async fn call_one(
 pub(super) fn call(channel: Channel, request: http::Request<Body>) -> Calling {
     match Attempts::new(channel, request) {
         Ok(mut call) => Box::pin(async move {
-            loop {
-                let chosen = match call.choose_now() {
-                    Some(chosen) => chosen,
-                    None => Box::pin(call.endpoint()).await?,
-                };
-                if let Some(response) = call.attempt(chosen).await? {
-                    return Ok(response);
-                }
-            }
+            let answer = call.run().await;
+            call.tell(answer)
         }),
         Err(status) => Box::pin(future::ready(Err(status))),
     }
@@ -84,19 +68,26 @@ struct Attempts {
     refused: Option<InstanceId>,
     outgoing: Outgoing,
     admitted: Option<Admitted>,
+    /// Until there is an answer to watch, which then has it.
+    counted: Option<Counted>,
 }
 
 impl Attempts {
     fn new(channel: Channel, mut request: http::Request<Body>) -> Result<Self, Status> {
         let shared = &channel.shared;
-        let admitted = Admitted::to(shared)?;
-        let method = shared.wanted.of(request.uri().path());
+        let path = request.uri().path();
+        let mut counted = Counted::begin(shared.stats.method(path));
+        let method = shared.wanted.of(path);
         let limit = match &method {
             None => shared.timeout,
             Some(method) => tighter(shared.timeout, method.timeout),
         };
+        let admitted = Admitted::to(shared)
+            .and_then(|admitted| Ok((admitted, deadline(limit, request.headers_mut())?)));
+        let (admitted, deadline) =
+            admitted.inspect_err(|status| counted.fails(status.code(), None))?;
         Ok(Self {
-            deadline: deadline(limit, request.headers_mut())?,
+            deadline,
             method,
             channel,
             patience: None,
@@ -104,7 +95,54 @@ impl Attempts {
             refused: None,
             outgoing: Outgoing::new(request),
             admitted,
+            counted: Some(counted),
         })
+    }
+
+    /// An answer from one of those that are ready.
+    async fn run(&mut self) -> Result<http::Response<Answer>, Status> {
+        loop {
+            let chosen = match self.choose_now() {
+                Some(chosen) => chosen,
+                None => Box::pin(self.endpoint()).await?,
+            };
+            if let Some(response) = self.attempt(chosen).await? {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// An answer from this one, or from nobody.
+    async fn of_one(&mut self, endpoint: Endpoint) -> Result<http::Response<Answer>, Status> {
+        let id = endpoint.id().clone();
+        let away = || Status::unavailable(format!("endpoint {id} is not connected"));
+        let connection = connected(&endpoint).next().ok_or_else(away)?;
+        let late = || ServedBy::by(connection.peer());
+        let room = room_of(&self.channel.shared, &endpoint);
+        let chosen = match self.deadline {
+            Some(deadline) => timeout_at(deadline, room).await,
+            None => Ok(room.await),
+        };
+        let chosen = chosen.map_err(|_| body::late(&late()))?;
+        let chosen = chosen.ok_or_else(away)?;
+        self.attempt(chosen).await?.ok_or_else(away)
+    }
+
+    /// Counts the call if that is all that comes of it; answers are watched for their end.
+    fn tell<T>(&mut self, answer: Result<T, Status>) -> Result<T, Status> {
+        if let Err(status) = &answer
+            && let Some(counted) = &mut self.counted
+        {
+            counted.fails(status.code(), self.deadline);
+        }
+        answer
+    }
+
+    /// It did not come to be processed, and may be sent again.
+    fn again(&mut self) {
+        if let Some(counted) = &mut self.counted {
+            counted.again(Why::Transparent);
+        }
     }
 
     /// An endpoint that is connected, not yet tried and has room, if there is one now.
@@ -115,6 +153,9 @@ impl Attempts {
     /// The same, as soon as there is one.
     async fn endpoint(&mut self) -> Result<Chosen, Status> {
         let shared = Arc::clone(&self.channel.shared);
+        if let Some(counted) = &mut self.counted {
+            counted.waits();
+        }
         // Marked as seen before the view is looked at again, so that no view goes by unnoticed.
         let mut changed = shared.changed.subscribe();
         let _waiting = Waiting::begin(&shared);
@@ -296,73 +337,96 @@ impl Attempts {
     }
 
     /// A response; or none, if it can be sent to another.
-    async fn attempt(&mut self, chosen: Chosen) -> Result<Option<http::Response<Answer>>, Status> {
+    ///
+    /// What an `async fn` is given it keeps twice, so this is none.
+    fn attempt(
+        &mut self,
+        chosen: Chosen,
+    ) -> impl Future<Output = Result<Option<http::Response<Answer>>, Status>> {
         let Chosen {
             slot,
             mut in_flight,
         } = chosen;
-        let served = ServedBy::by(slot.peer());
-        let sent = match self.deadline {
-            Some(deadline) => timeout_at(deadline, slot.call(&mut self.outgoing)).await,
-            None => Ok(slot.call(&mut self.outgoing).await),
-        };
-        let failed = |mut status: Status| {
-            served.note_in(&mut status);
-            Err(status)
-        };
-        match sent {
-            Ok(Ok(response)) => {
-                let (mut head, incoming) = response.into_parts();
-                let code = body::code(&head.headers);
-                if head.status == http::StatusCode::OK && code.is_none_or(|code| code == Code::Ok) {
-                    in_flight.is_answered();
-                }
-                // A status in the head is the last word: callers look for no more in the body.
-                if let Some(code) = code {
-                    in_flight.ended_with(code, &head.headers, self.deadline);
-                    if code != Code::Ok {
-                        served.note(&mut head.headers);
+        if let Some(counted) = &mut self.counted {
+            counted.attempt(&mut in_flight);
+        }
+        async move {
+            let served = ServedBy::by(slot.peer());
+            let outgoing = &mut self.outgoing;
+            let sent = match self.deadline {
+                Some(deadline) => timeout_at(deadline, slot.call(outgoing, in_flight.sent())).await,
+                None => Ok(slot.call(outgoing, in_flight.sent()).await),
+            };
+            let failed = |mut status: Status| {
+                served.note_in(&mut status);
+                Err(status)
+            };
+            match sent {
+                Ok(Ok(response)) => {
+                    let (mut head, incoming) = response.into_parts();
+                    let code = body::code(&head.headers);
+                    if head.status == http::StatusCode::OK
+                        && code.is_none_or(|code| code == Code::Ok)
+                    {
+                        let now = Instant::now();
+                        in_flight.is_answered(now);
+                        if let Some(counted) = &self.counted {
+                            counted.answered(now);
+                        }
                     }
-                } else if head.status != http::StatusCode::OK {
-                    in_flight.ended_by(EndedBy::Status, body::code_of(head.status));
+                    // A status in the head is the last word: callers look for no more in the body.
+                    if let Some(code) = code {
+                        in_flight.ended_with(code, &head.headers, self.deadline);
+                        if code != Code::Ok {
+                            served.note(&mut head.headers);
+                        }
+                    } else if head.status != http::StatusCode::OK {
+                        in_flight.ended_by(EndedBy::Status, body::code_of(head.status));
+                    }
+                    head.extensions = self.outgoing.take_extensions();
+                    head.extensions.insert(served.clone());
+                    let held = (self.admitted.take(), self.counted.take());
+                    let watched =
+                        body::Watched::new(incoming, in_flight, served, self.deadline, held);
+                    Ok(Some(http::Response::from_parts(head, Answer::new(watched))))
                 }
-                head.extensions = self.outgoing.take_extensions();
-                head.extensions.insert(served.clone());
-                let admitted = self.admitted.take();
-                let watched =
-                    body::Watched::new(incoming, in_flight, served, self.deadline, admitted);
-                Ok(Some(http::Response::from_parts(head, Answer::new(watched))))
-            }
-            Ok(Err(Failure::NotSent(_))) => {
-                in_flight.not_sent();
-                self.tried.push(served.id().clone());
-                Ok(None)
-            }
-            Ok(Err(Failure::Refused(error))) => {
-                // Who says goodbye may well refuse what comes too late; who stays may not.
-                if !body::is_goodbye(&error) {
-                    in_flight.ended_by(EndedBy::Reset, Code::Unavailable);
+                Ok(Err(Failure::NotSent(_))) => {
+                    in_flight.not_sent();
+                    self.again();
+                    self.tried.push(served.id().clone());
+                    Ok(None)
                 }
-                if self.refused.is_some() || !self.outgoing.rewind() {
-                    return failed(unavailable(error));
+                Ok(Err(Failure::Refused(error))) => {
+                    in_flight.is_refused();
+                    // Who says goodbye may well refuse what comes too late; who stays may not.
+                    if !body::is_goodbye(&error) {
+                        in_flight.ended_by(EndedBy::Reset, Code::Unavailable);
+                    }
+                    if self.refused.is_some() || !self.outgoing.rewind() {
+                        return failed(unavailable(error));
+                    }
+                    self.again();
+                    self.refused = Some(served.id().clone());
+                    self.tried.push(served.id().clone());
+                    Ok(None)
                 }
-                self.refused = Some(served.id().clone());
-                self.tried.push(served.id().clone());
-                Ok(None)
-            }
-            Ok(Err(Failure::Broken(error))) => {
-                in_flight.lost();
-                failed(unavailable(error))
-            }
-            Ok(Err(Failure::Reset(status))) => {
-                in_flight.reset_with(status.code(), self.deadline);
-                failed(status)
-            }
-            Ok(Err(Failure::Body(status))) => failed(status),
-            Err(_) => {
-                in_flight.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
-                in_flight.is_given_up();
-                failed(body::late(&served))
+                Ok(Err(Failure::Broken(error))) => {
+                    in_flight.lost();
+                    failed(unavailable(error))
+                }
+                Ok(Err(Failure::Reset(status))) => {
+                    in_flight.reset_with(status.code(), self.deadline);
+                    failed(status)
+                }
+                Ok(Err(Failure::Body(status))) => {
+                    in_flight.failed_itself(status.code());
+                    failed(status)
+                }
+                Err(_) => {
+                    in_flight.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
+                    in_flight.is_given_up();
+                    failed(body::late(&served))
+                }
             }
         }
     }

@@ -33,7 +33,12 @@ pub use builder::Builder;
 pub use served::ServedBy;
 pub use view::View;
 
-use crate::{Endpoint, Event, InstanceId, ServiceName, Target, method::Budget, resolve::Resolve};
+use crate::{
+    Endpoint, Event, InstanceId, ServiceName, Target,
+    method::Budget,
+    resolve::Resolve,
+    stats::{self, Stats, Tallies},
+};
 use wanted::Wanted;
 
 /// Calls to a service, each to one of its ready servers.
@@ -79,6 +84,8 @@ struct Shared {
     breaker: usize,
     max_calls: Option<usize>,
     under_way: AtomicUsize,
+    /// What calls came to.
+    stats: Tallies,
 }
 
 impl Shared {
@@ -127,6 +134,13 @@ impl Channel {
     /// What calls pick from at this moment: who is known, who is ready, and why the others are not.
     pub fn view(&self) -> Arc<View> {
         self.shared.view.load_full()
+    }
+
+    /// What calls came to since the channel was made, for each method and each endpoint; see
+    /// [`stats`](crate::stats).
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        stats::look(shared.service.clone(), &shared.stats, &self.view().known)
     }
 
     /// What happens from now on, one event for each change of state. Ends with the channel.

@@ -7,7 +7,11 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::Vitals;
-use crate::health::{Ended, EndedBy, Outcome};
+use crate::{
+    health::{Ended, EndedBy, Outcome},
+    stats::{Ending, Past, Tally, Unseen, Why, usual},
+    transport::Sent,
+};
 
 /// A call in flight; it is no more when this is dropped.
 #[derive(Debug)]
@@ -16,6 +20,23 @@ pub(crate) struct InFlight {
     began: Instant,
     judged: bool,
     on_trial: bool,
+    counted: Counted,
+}
+
+/// What is counted of it.
+#[derive(Debug, Default)]
+struct Counted {
+    /// The method whose call it is, if that counts.
+    method: Option<Arc<Tally>>,
+    end: Option<End>,
+    sent: Sent,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Seen(Code, Ending),
+    Unseen(Unseen),
+    Counted,
 }
 
 impl InFlight {
@@ -25,7 +46,81 @@ impl InFlight {
             began: Instant::now(),
             judged: false,
             on_trial,
+            counted: Counted::default(),
         }
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// It counts among the attempts at calls of this method.
+    pub(crate) fn counts_for(&mut self, method: &Arc<Tally>, again: Option<Why>) {
+        method.attempt_begins(again);
+        if let Some(why) = again {
+            self.vitals.attempts().made_again(why);
+        }
+        self.counted.method = Some(Arc::clone(method));
+    }
+
+    /// Where it is noted how much was sent.
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.counted.sent
+    }
+
+    /// Only the first word counts.
+    fn is_counted(&mut self, end: End) {
+        self.counted.end.get_or_insert(end);
+    }
+
+    /// It ran out of time, whatever that shows.
+    pub(crate) fn is_late(&mut self) {
+        self.is_counted(End::Seen(Code::DeadlineExceeded, Ending::TimedOut));
+    }
+
+    /// Its caller's own request failed with this code.
+    pub(crate) fn failed_itself(&mut self, code: Code) {
+        self.is_counted(End::Seen(code, Ending::Cancelled));
+    }
+
+    /// The server says that it did nothing about it.
+    pub(crate) fn is_refused(&mut self) {
+        self.is_counted(End::Unseen(Unseen::Refused));
+    }
+
+    /// It is over, after so many bytes of messages were received, and counts from now on. What it came to.
+    pub(crate) fn close(&mut self, received: u64) -> Past {
+        let at = Instant::now();
+        let counted = &mut self.counted;
+        let end = counted.end.replace(End::Counted);
+        let (code, ending) = match end {
+            Some(End::Seen(code, ending)) => (code, ending),
+            _ => (Code::Cancelled, Ending::Cancelled),
+        };
+        let past = Past {
+            code,
+            ending,
+            at,
+            took: at.saturating_duration_since(self.began),
+            sent: counted.sent.bytes(),
+            received,
+        };
+        match end {
+            Some(End::Counted) => {}
+            Some(End::Unseen(how)) => {
+                self.vitals.attempts().unseen(how);
+                if let Some(method) = &counted.method {
+                    method.attempt_unseen(how);
+                }
+            }
+            Some(End::Seen(..)) | None => {
+                self.vitals.count(&past);
+                if let Some(method) = &counted.method {
+                    method.attempt_ended(&past);
+                }
+            }
+        }
+        past
     }
 
     /// It ended like this; only the first word counts.
@@ -33,7 +128,15 @@ impl InFlight {
         if mem::replace(&mut self.judged, true) {
             return;
         }
-        match self.vitals.judge(&ended) {
+        let outcome = self.vitals.judge(&ended);
+        let ending = match outcome {
+            _ if ended.by() == EndedBy::Deadline => Ending::TimedOut,
+            Outcome::Success => Ending::Succeeded,
+            Outcome::Failure | Outcome::Overload => Ending::Failed,
+            Outcome::Ignore => usual(ended.code()),
+        };
+        self.is_counted(End::Seen(ended.code(), ending));
+        match outcome {
             Outcome::Success => self.vitals.succeeded(self.on_trial),
             Outcome::Failure => self.vitals.failed_like(&ended, self.on_trial),
             Outcome::Overload => {
@@ -84,6 +187,7 @@ impl InFlight {
             self.vitals.lost_one();
             self.is_undecided();
         }
+        self.is_counted(End::Seen(Code::Unavailable, Ending::Failed));
     }
 
     /// The server has had as long as it usually takes.
@@ -92,8 +196,8 @@ impl InFlight {
     }
 
     /// The server has answered, and may have more to say.
-    pub(crate) fn is_answered(&self) {
-        self.took(Instant::now() - self.began);
+    pub(crate) fn is_answered(&self, now: Instant) {
+        self.took(now.saturating_duration_since(self.began));
         if self.on_trial {
             self.vitals.conduct().answered();
         }
@@ -114,7 +218,7 @@ impl InFlight {
     /// It never left, so it was no call to this endpoint.
     pub(crate) fn not_sent(&mut self) {
         self.judged = true;
-        self.vitals.not_called();
+        self.is_counted(End::Unseen(Unseen::NotSent));
         if self.on_trial {
             self.vitals.conduct().untried();
         }
@@ -140,6 +244,7 @@ impl Drop for InFlight {
         if !self.judged {
             self.shows_nothing();
         }
+        self.close(0);
         self.vitals.ends();
     }
 }

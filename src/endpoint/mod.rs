@@ -124,7 +124,6 @@ impl Endpoint {
         self.vitals.links().all().count()
     }
 
-    #[cfg(test)]
     pub(crate) fn vitals(&self) -> &Arc<Vitals> {
         &self.vitals
     }

@@ -3,9 +3,10 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use super::{InFlight, Latency, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Notice, Outcome, PUSHBACK, Turn},
+    stats::{Attempted, Past},
 };
 
 /// Shared by everybody who looks at one endpoint; survives what the registry says.
@@ -26,10 +28,10 @@ pub(crate) struct Vitals {
     in_flight: AtomicUsize,
     conduct: Conduct,
     latency: Latency,
-    calls: AtomicU64,
-    failures: AtomicU64,
-    /// Calls that ended and showed neither that it is well nor that it is not.
-    unjudged: AtomicU64,
+    /// Calls that have begun, those that then could not be sent included.
+    begun: AtomicU64,
+    /// What they came to: nobody has it of those who are never called.
+    attempts: OnceLock<Box<Attempted>>,
     /// Until when it asked to be spared, in milliseconds since it is known.
     spared: AtomicU64,
     known_since: Instant,
@@ -94,9 +96,8 @@ impl Vitals {
     pub(crate) fn owned(now: Instant, owner: Option<Owner>, limit: u16) -> Self {
         Self {
             in_flight: AtomicUsize::new(0),
-            calls: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            unjudged: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            attempts: OnceLock::new(),
             conduct: Conduct::new(limit),
             spared: AtomicU64::new(0),
             known_since: now,
@@ -117,17 +118,46 @@ impl Vitals {
     }
 
     pub(crate) fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+        // Read before those that began, of which they are a part.
+        let not_sent = self.attempts.get().map_or(0, |all| all.not_sent());
+        self.begun.load(Ordering::Relaxed).saturating_sub(not_sent)
     }
 
     pub(crate) fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+        self.attempts.get().map_or(0, |all| all.failures())
+    }
+
+    /// Calls that began, those that then could not be sent included.
+    pub(crate) fn calls_begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// What its calls came to, if it was ever called.
+    pub(crate) fn called(&self) -> Option<&Attempted> {
+        self.attempts.get().map(|all| &**all)
+    }
+
+    #[inline]
+    pub(super) fn attempts(&self) -> &Attempted {
+        self.attempts.get_or_init(|| Box::new(Attempted::new()))
+    }
+
+    /// A call is over.
+    pub(super) fn count(&self, past: &Past) {
+        let age = self.age(past.at);
+        self.attempts().ended(past, age);
+    }
+
+    /// For how long it has been known at that time.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.known_since)
     }
 
     /// How its calls ended, of those that show how it is.
     pub(crate) fn counts(&self) -> Counts {
         let failed = self.failures();
-        let others = failed + self.unjudged.load(Ordering::Relaxed) + self.in_flight() as u64;
+        let unjudged = self.called().map_or(0, |all| all.unjudged());
+        let others = failed + unjudged + self.in_flight() as u64;
         Counts {
             succeeded: self.calls().saturating_sub(others),
             failed,
@@ -157,7 +187,7 @@ impl Vitals {
     }
 
     fn begun(self: &Arc<Self>, on_trial: bool) -> InFlight {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         self.latency.is_tried();
         InFlight::begun(Arc::clone(self), on_trial)
     }
@@ -166,16 +196,12 @@ impl Vitals {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn not_called(&self) {
-        self.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-
     pub(super) fn lost_one(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.attempts().failed();
     }
 
     pub(super) fn ignored(&self) {
-        self.unjudged.fetch_add(1, Ordering::Relaxed);
+        self.attempts().showed_nothing();
     }
 
     pub(super) fn judge(&self, ended: &Ended<'_>) -> Outcome {
@@ -191,7 +217,7 @@ impl Vitals {
     }
 
     pub(super) fn failed_like(&self, ended: &Ended<'_>, on_trial: bool) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.attempts().failed();
         if self.conduct.failed(on_trial) == Turn::Tripped {
             let n = self.conduct.failed_in_a_row();
             let what = match on_trial {

@@ -29,6 +29,11 @@ pub(super) const NAMES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
+/// The name of a code, as gRPC writes it everywhere.
+pub(crate) fn name(code: Code) -> &'static str {
+    NAMES[code as usize % NAMES.len()]
+}
+
 impl Codes {
     pub(crate) fn contains(self, code: Code) -> bool {
         self.0 & bit(code) != 0

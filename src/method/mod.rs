@@ -37,6 +37,7 @@ mod throttle;
 use std::time::Duration;
 
 pub use budget::Budget;
+pub(crate) use codes::name;
 pub use hedge::{Delay, Hedge};
 pub use methods::Methods;
 pub use retry::Retry;

@@ -29,7 +29,7 @@ use super::{
     incoming::{self, Incoming, Rest},
     outgoing::{Origin, Outgoing},
     quota::Quota,
-    sending::Sending,
+    sending::{Sending, Sent},
 };
 use crate::{Address, Error, ErrorKind, InstanceId};
 
@@ -227,7 +227,7 @@ impl Connection {
             Arc::ptr_eq(&slot.0, &self.0.shared),
             "a place on another connection"
         );
-        slot.call(call)
+        async move { slot.call(call, &Sent::default()).await }
     }
 }
 
@@ -237,27 +237,34 @@ impl Slot {
         &self.0.peer
     }
 
-    /// Sends a call in this place, and returns the head of its response.
+    /// Sends a call in this place, and returns the head of its response. Says how much has been `sent` all the
+    /// while, were it given up.
     ///
     /// # Cancel safety
     ///
     /// As for [`Connection::call`].
-    pub(crate) async fn call(self, call: &mut Outgoing) -> Result<Response<Incoming>, Failure> {
+    pub(crate) async fn call(
+        self,
+        call: &mut Outgoing,
+        sent: &Sent,
+    ) -> Result<Response<Incoming>, Failure> {
         let slot = self;
         #[cfg(feature = "tonic-channel")]
         if let Some(channel) = slot.0.lent.clone() {
-            return Box::pin(lent::call(Arc::clone(&slot.0), channel, slot, call)).await;
+            return Box::pin(lent::call(Arc::clone(&slot.0), channel, slot, call, sent)).await;
         }
         let shared = &slot.0;
         let writes = shared.traffic.writes();
         let (mut response, mut sending) = shared.open(call)?;
 
         let head = poll_fn(|cx| {
-            if let Some(rest) = &mut sending
-                && let Poll::Ready(sent) = rest.poll(call.source(), cx)
-            {
-                sending = None;
-                sent.map_err(Failure::Body)?;
+            if let Some(rest) = &mut sending {
+                let polled = rest.poll(call.source(), cx);
+                sent.is(rest.sent());
+                if let Poll::Ready(ended) = polled {
+                    sending = None;
+                    ended.map_err(Failure::Body)?;
+                }
             }
             let head = Pin::new(&mut response).poll(cx);
             head.map_err(|error| shared.failure(error))
@@ -360,14 +367,21 @@ impl Shared {
     /// Sends the rest of a body beside the reading of the response: callers may do one without the other.
     fn finish(&self, mut sending: Sending, call: &mut Outgoing) -> Rest {
         let mut source = call.take_source();
-        Rest(self.runtime.spawn(async move {
-            let sent = poll_fn(|cx| sending.poll(&mut source, cx)).await;
-            let failed = sent.err();
+        let sent = Arc::new(Sent::default());
+        let noted = Arc::clone(&sent);
+        let task = self.runtime.spawn(async move {
+            let ended = poll_fn(|cx| {
+                let polled = sending.poll(&mut source, cx);
+                noted.is(sending.sent());
+                polled
+            });
+            let failed = ended.await.err();
             if failed.is_some() {
                 sending.give_up();
             }
             failed
-        }))
+        });
+        Rest { task, sent }
     }
 
     /// Whether there are calls that want an answer.

@@ -13,9 +13,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use super::connection::Slot;
 #[cfg(feature = "tonic-channel")]
 use super::lent::Lent;
+use super::{connection::Slot, sending::Sent};
 
 /// The body of a response: messages, then trailers.
 ///
@@ -28,6 +28,8 @@ pub(crate) struct Incoming {
     /// The same over a channel of tonic's.
     #[cfg(feature = "tonic-channel")]
     lent: Option<Box<Lent>>,
+    /// Where the request went on after this had begun.
+    sent: Option<Arc<Sent>>,
 }
 
 #[derive(Debug)]
@@ -42,11 +44,14 @@ struct Open {
 
 /// The task that sends the rest of a request whose response has begun already.
 #[derive(Debug)]
-pub(super) struct Rest(pub(super) JoinHandle<Option<Status>>);
+pub(super) struct Rest {
+    pub(super) task: JoinHandle<Option<Status>>,
+    pub(super) sent: Arc<Sent>,
+}
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -57,9 +62,11 @@ impl Incoming {
                 open: None,
                 #[cfg(feature = "tonic-channel")]
                 lent: None,
+                sent: None,
             };
         }
         Self {
+            sent: rest.as_ref().map(|rest| Arc::clone(&rest.sent)),
             open: Some(Open {
                 recv,
                 trailers_next: false,
@@ -73,15 +80,21 @@ impl Incoming {
     }
 
     #[cfg(feature = "tonic-channel")]
-    pub(super) fn lent(lent: Lent) -> Self {
+    pub(super) fn lent(lent: Lent, sent: Arc<Sent>) -> Self {
         Self {
             open: None,
+            sent: Some(sent),
             lent: Some(Box::new(lent)).filter(|lent| !lent.is_end_stream()),
         }
     }
 }
 
 impl Incoming {
+    /// Bytes of messages that the request had by now, if it went on after its response had begun.
+    pub(crate) fn sent(&self) -> Option<u64> {
+        self.sent.as_ref().map(|sent| sent.bytes())
+    }
+
     /// Gives the rest up, and tells the server.
     pub(crate) fn cancel(&mut self) {
         self.open = None;
@@ -155,7 +168,7 @@ impl Open {
             && let Some(rest) = &mut self.rest
         {
             // The task has reset the stream as its last act, so it is about to end.
-            let ended = ready!(Pin::new(&mut rest.0).poll(cx));
+            let ended = ready!(Pin::new(&mut rest.task).poll(cx));
             self.rest = None;
             if let Ok(Some(status)) = ended {
                 return Poll::Ready(Some(Err(status)));

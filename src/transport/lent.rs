@@ -26,8 +26,9 @@ use super::{
     connection::Shared,
     driver::Alarm,
     outgoing::{Origin, Piece, Source},
+    sending::Sent,
 };
-use crate::{Error, ErrorKind, Instance};
+use crate::{Error, ErrorKind, Instance, stats::Meter};
 
 /// How to reach an instance.
 #[derive(Clone)]
@@ -47,7 +48,11 @@ pub(super) struct Lent {
 }
 
 /// A request's body on its way.
-struct Whole(Source);
+struct Whole {
+    source: Source,
+    meter: Meter,
+    sent: Arc<Sent>,
+}
 
 impl Lender {
     pub(crate) fn new(
@@ -131,24 +136,34 @@ pub(super) async fn call(
     mut channel: Channel,
     slot: Slot,
     outgoing: &mut Outgoing,
+    sent: &Sent,
 ) -> Result<Response<Incoming>, Failure> {
+    let noted = Arc::new(Sent::default());
     let answer = async {
         poll_fn(|cx| channel.poll_ready(cx)).await?;
-        channel.call(request(outgoing)).await
+        channel.call(request(outgoing, Arc::clone(&noted))).await
     };
-    match answer.await {
+    let answer = answer.await;
+    sent.is(noted.bytes());
+    match answer {
         Ok(response) => {
             shared.note_answer();
-            Ok(response.map(|body| Incoming::lent(Lent { body, _slot: slot })))
+            Ok(response.map(|body| Incoming::lent(Lent { body, _slot: slot }, noted)))
         }
         Err(error) => Err(failed(&shared, error)),
     }
 }
 
-fn request(outgoing: &mut Outgoing) -> Request<Body> {
+fn request(outgoing: &mut Outgoing, sent: Arc<Sent>) -> Request<Body> {
     let source = outgoing.take_source();
+    let meter = Meter::default();
+    let body = Whole {
+        source,
+        meter,
+        sent,
+    };
     let (method, uri, headers) = outgoing.take_head();
-    let mut request = Request::new(Body::new(Whole(source)));
+    let mut request = Request::new(Body::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
@@ -193,11 +208,16 @@ impl http_body::Body for Whole {
     type Error = Status;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.0.poll_next(cx).map(|piece| match piece {
-            Ok(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+        let this = self.get_mut();
+        this.source.poll_next(cx).map(|piece| match piece {
+            Ok(Piece::Data(data)) => {
+                this.meter.read(&data);
+                this.sent.is(this.meter.bytes());
+                Some(Ok(Frame::data(data)))
+            }
             Ok(Piece::Trailers(trailers)) => Some(Ok(Frame::trailers(*trailers))),
             Ok(Piece::End) => None,
             Err(status) => Some(Err(status)),

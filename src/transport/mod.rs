@@ -47,6 +47,7 @@ pub(crate) use {
     incoming::Incoming,
     keep_alive::KeepAlive,
     outgoing::Outgoing,
+    sending::Sent,
 };
 
 /// What holds for all connections of a channel.

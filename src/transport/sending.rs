@@ -1,12 +1,16 @@
 //! A request body on its way, under flow control.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use tonic::Status;
 
 use super::outgoing::{Piece, Source};
+use crate::stats::Meter;
 
 /// The sending half of a stream, and the frame that waits for the peer's window.
 ///
@@ -17,6 +21,21 @@ pub(super) struct Sending {
     stream: SendStream<Bytes>,
     frame: Option<Bytes>,
     begun: bool,
+    meter: Meter,
+}
+
+/// How many bytes of messages have been sent: written by whoever sends them, for others to read.
+#[derive(Debug, Default)]
+pub(crate) struct Sent(AtomicU64);
+
+impl Sent {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A first frame up to this size is given to the connection together with the head. Its window is seen
@@ -29,6 +48,7 @@ impl Sending {
             stream,
             frame: None,
             begun: false,
+            meter: Meter::default(),
         }
     }
 
@@ -86,7 +106,13 @@ impl Sending {
             }
         }
         let last = last && self.frame.is_none();
+        self.meter.read(&frame);
         Poll::Ready(self.stream.send_data(frame, last).is_ok())
+    }
+
+    /// Bytes of messages that were sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.meter.bytes()
     }
 
     /// Ends the stream because the body failed.

@@ -1,0 +1,115 @@
+//! The methods that a channel's calls named: as many as are worth telling apart.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::tally::Tally;
+
+/// Finds a method by its path, without a lock and without an allocation, once it is known.
+///
+/// A table that is replaced as a whole when a method is called for the first time. It is bounded, so that
+/// callers who pass on paths of others' making cannot fill the memory: what comes when it is full is counted
+/// together, as `other`.
+#[derive(Debug)]
+pub(crate) struct Tallies {
+    since: Instant,
+    known: ArcSwap<HashMap<Box<str>, Arc<Tally>>>,
+    other: Arc<Tally>,
+}
+
+/// How many methods are told apart.
+pub(super) const MOST: usize = 1_000;
+
+/// The name of the rest, as gRPC's metrics have it.
+pub(super) const OTHER: &str = "other";
+
+impl Tallies {
+    pub(crate) fn new() -> Self {
+        let since = Instant::now();
+        Self {
+            since,
+            known: ArcSwap::default(),
+            other: Arc::new(Tally::new(OTHER, since)),
+        }
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The method with this path: `/package.Service/Method`.
+    #[inline]
+    pub(crate) fn method(&self, path: &str) -> Arc<Tally> {
+        match self.known.load().get(path) {
+            Some(known) => Arc::clone(known),
+            None => self.learn(path),
+        }
+    }
+
+    #[cold]
+    fn learn(&self, path: &str) -> Arc<Tally> {
+        let new = Arc::new(Tally::new(path, self.since));
+        self.known.rcu(|known| {
+            if known.len() >= MOST || known.contains_key(path) {
+                return Arc::clone(known);
+            }
+            let mut more = HashMap::clone(known);
+            more.insert(path.into(), Arc::clone(&new));
+            Arc::new(more)
+        });
+        // Another may have been quicker.
+        let known = self.known.load().get(path).cloned();
+        known.unwrap_or_else(|| Arc::clone(&self.other))
+    }
+
+    /// All of them by their paths, and the rest if there is any.
+    pub(super) fn all(&self) -> Vec<Arc<Tally>> {
+        let known = self.known.load();
+        let sorted: BTreeMap<_, _> = known.iter().collect();
+        let rest = (known.len() >= MOST).then_some(&self.other);
+        sorted.into_values().chain(rest).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn methods_beyond_the_most_are_one() {
+        let methods = Tallies::new();
+        for n in 0..MOST {
+            let path = format!("/a.B/{n}");
+            assert_eq!(methods.method(&path).path(), path);
+        }
+
+        let one_more = methods.method("/a.B/one-more");
+
+        assert_eq!(one_more.path(), OTHER);
+        assert!(Arc::ptr_eq(&one_more, &methods.method("/a.B/and-another")));
+        assert_eq!(methods.all().len(), MOST + 1);
+        assert_eq!(methods.method("/a.B/7").path(), "/a.B/7");
+    }
+
+    #[tokio::test]
+    async fn who_call_a_method_first_at_once_count_together() {
+        let methods = Tallies::new();
+        let both = std::sync::Barrier::new(2);
+        let find = || {
+            both.wait();
+            methods.method("/a.B/C")
+        };
+
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(find);
+            (find(), one.join().unwrap())
+        });
+
+        assert!(Arc::ptr_eq(&one, &other));
+    }
+}
