@@ -76,7 +76,19 @@ pub trait Resolve: Send + Sync + 'static {
     /// resolver cannot be reached at the start, unless it is older than `max_age`.
     ///
     /// A file is written at most once a second, whole or not at all, for its owner's eyes only. While
-    /// the registry stands by the set, it does not age. An empty set is never written.
+    /// the registry stands by the set, it does not age. An empty set is never written. A file that was cut
+    /// off or changed is noticed, and passed over; a disk that is full or cannot be written costs the
+    /// snapshot alone: it is logged, and tried again every half minute.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use tonic_fleet::{Channel, Target, resolve::{self, Resolve}};
+    ///
+    /// let target: Target = "etcd://127.0.0.1:2379/greeter".parse()?;
+    /// let greeter = resolve::open(&target)?.snapshot("/var/lib/shop", Duration::from_secs(24 * 3600));
+    /// let channel = Channel::over("greeter".parse()?, greeter).build()?;
+    /// # Ok::<(), tonic_fleet::Error>(())
+    /// ```
     fn snapshot(self, directory: impl Into<PathBuf>, max_age: Duration) -> Snapshot<Self>
     where
         Self: Sized,

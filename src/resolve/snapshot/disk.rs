@@ -82,9 +82,13 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    writeln!(file, "{HEAD}{:016x}", checksum(body))?;
-    file.write_all(body)?;
+    fill(&mut file, body)?;
     file.sync_all()
+}
+
+fn fill(file: &mut impl Write, body: &[u8]) -> io::Result<()> {
+    writeln!(file, "{HEAD}{:016x}", checksum(body))?;
+    file.write_all(body)
 }
 
 /// Reads a set that is not older than allowed; `None` if there never was one.
@@ -208,6 +212,32 @@ mod tests {
             assert!(read(&text[..at]).is_err(), "cut at {at}");
             assert!(read(&flipped).is_err(), "flipped at {at}");
         }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_last_set_and_nothing_else() {
+        let (_home, path, now) = saved();
+        let set = Fixed::at(["10.0.0.3:1"]).unwrap();
+        // There is room for this name, and none for that of the file that it is written to first.
+        let long = path.with_file_name("n".repeat(250));
+        fs::rename(&path, &long).unwrap();
+
+        let failed = save(&long, &service(), set.instances(), now);
+
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::InvalidFilename);
+        let kept = load(&long, &service(), HOUR, now).unwrap().unwrap();
+        assert_eq!(kept.len(), 2);
+        assert_eq!(fs::read_dir(long.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_a_failure_and_not_a_short_file() {
+        let mut full = fs::File::options().write(true).open("/dev/full").unwrap();
+
+        let failed = fill(&mut full, b"{}");
+
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_snapshot_the_registry_is_merely_stale() {
+    async fn a_broken_snapshot_is_none_until_it_is_written_anew() {
         let home = tempfile::tempdir().unwrap();
         let path = disk::file(home.path(), &service());
         std::fs::write(&path, "tonic-fleet snapshot 1 garbage").unwrap();
@@ -258,8 +258,30 @@ mod tests {
         let mut updates = registry.snapshot(home.path(), HOUR).resolve(&service());
 
         tell.stale(refused());
-
         assert_eq!(words(&mut updates).await, "stale refused");
+        tell.reset(set(&["a:1"]));
+
+        assert_eq!(words(&mut updates).await, "reset a:1");
+        while disk::load(&path, &service(), HOUR, SystemTime::now()).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        written(home.path(), 1).await;
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_can_be_written_all_is_told_nevertheless() {
+        let nowhere = Path::new("/proc/self/snapshots");
+        let (registry, tell) = Scripted::new();
+        let mut updates = registry.snapshot(nowhere, HOUR).resolve(&service());
+        tell.reset(set(&["a:1"]));
+        assert_eq!(words(&mut updates).await, "reset a:1");
+
+        // Long enough for it to be tried in vain, more than once.
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        tell.delta([Change::Put(set(&["b:1"]).remove(0))]);
+
+        assert_eq!(words(&mut updates).await, "delta +b:1");
     }
 
     #[tokio::test(start_paused = true)]
