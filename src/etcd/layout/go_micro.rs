@@ -1,12 +1,12 @@
 //! The layout of go-micro (`registry/etcd`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
-    Layout, called, described, description, ending_in_slash, go, one_segment, refused, reserved,
-    take_weight, usable, writable,
+    Layout, called, described, description, go, refused, reserved, root::Root, take_weight, usable,
+    writable,
 };
 use crate::{Instance, Result, ServiceName};
 
@@ -19,7 +19,7 @@ use crate::{Instance, Result, ServiceName};
 /// server names are not.
 #[derive(Clone, Debug)]
 pub struct GoMicro {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 /// In the order of Go's struct.
@@ -57,7 +57,7 @@ impl GoMicro {
     /// With this before the service; `/micro/registry/` is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
         }
     }
 }
@@ -70,11 +70,11 @@ impl Default for GoMicro {
 
 impl Layout for GoMicro {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{}/", self.prefix, service.as_str().replace('/', "-"))
+        self.root.of(dashed(service))
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        one_segment(&self.prefix(service), key).is_some()
+        self.root.segment(dashed(service), key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
@@ -106,10 +106,14 @@ impl Layout for GoMicro {
     }
 
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance> {
-        let prefix = self.prefix(service);
-        let name = one_segment(&prefix, key).unwrap_or(key);
+        let name = self.root.segment(dashed(service), key).unwrap_or(key);
         usable(key, read(service, name, value))
     }
+}
+
+/// A service as it stands in keys.
+fn dashed(service: &ServiceName) -> String {
+    service.as_str().replace('/', "-")
 }
 
 fn read(service: &ServiceName, name: &str, value: &[u8]) -> Result<Instance, String> {

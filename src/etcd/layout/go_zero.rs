@@ -1,8 +1,6 @@
 //! The layout of go-zero (`core/discov`).
 
-use std::sync::Arc;
-
-use super::{Layout, behind, ending_in_slash, usable, writable};
+use super::{Layout, root::Root, usable, writable};
 use crate::{Address, Instance, Result, ServiceName};
 
 /// `{service}/{id}` holds `host:port` and nothing else; the id is a lease there, in decimal, and any word
@@ -13,14 +11,14 @@ use crate::{Address, Instance, Result, ServiceName};
 /// addresses, and so does this one. An instance that is read has its address for an id.
 #[derive(Clone, Debug)]
 pub struct GoZero {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 impl GoZero {
     /// With this before the service; nothing is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
         }
     }
 }
@@ -33,11 +31,11 @@ impl Default for GoZero {
 
 impl Layout for GoZero {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        behind(&self.prefix(service), key).is_some()
+        self.root.below(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {

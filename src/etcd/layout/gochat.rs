@@ -1,12 +1,12 @@
 //! The layout of gochat and its kin: host and port apart.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
-    Layout, called, described, description, ending_in_slash, go, one_segment, refused, reserved,
-    take_weight, usable, writable,
+    Layout, called, described, description, go, refused, reserved, root::Root, take_weight, usable,
+    writable,
 };
 use crate::{Address, Instance, Result, ServiceName};
 
@@ -18,7 +18,7 @@ use crate::{Address, Instance, Result, ServiceName};
 /// be a Unix socket; server names are not.
 #[derive(Clone, Debug)]
 pub struct Gochat {
-    prefix: Arc<str>,
+    root: Root,
     ttl: u64,
 }
 
@@ -40,7 +40,7 @@ impl Gochat {
     /// With this before the service; `/services/` is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
             ttl: 10,
         }
     }
@@ -61,11 +61,11 @@ impl Default for Gochat {
 
 impl Layout for Gochat {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        one_segment(&self.prefix(service), key).is_some()
+        self.root.segment(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
@@ -98,8 +98,7 @@ impl Layout for Gochat {
     }
 
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance> {
-        let prefix = self.prefix(service);
-        let name = one_segment(&prefix, key).unwrap_or(key);
+        let name = self.root.segment(service, key).unwrap_or(key);
         usable(key, read(service, name, value))
     }
 }

@@ -1,21 +1,19 @@
 //! Our own layout: an instance is JSON under its service and id.
 
-use std::sync::Arc;
-
-use super::{Layout, ending_in_slash, one_segment};
+use super::{Layout, root::Root};
 use crate::{Error, ErrorKind, Instance, Result, ServiceName};
 
 /// `/services/{service}/{id}` holds the instance as JSON; see [`Instance`].
 #[derive(Clone, Debug)]
 pub struct Json {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 impl Json {
     /// With this before the service; `/services/` is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
         }
     }
 }
@@ -28,15 +26,15 @@ impl Default for Json {
 
 impl Layout for Json {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        one_segment(&self.prefix(service), key).is_some()
+        self.root.segment(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
-        format!("{}{service}/{}", self.prefix, instance.id)
+        format!("{}{}", self.prefix(service), instance.id)
     }
 
     fn encode(&self, _service: &ServiceName, instance: &Instance) -> Result<Vec<u8>> {
@@ -49,7 +47,7 @@ impl Layout for Json {
         let instance: Instance =
             serde_json::from_slice(value).map_err(|error| refuse().because(error))?;
         // Two keys with one id between them would take turns.
-        if one_segment(&self.prefix(service), key) != Some(instance.id.as_str()) {
+        if self.root.segment(service, key) != Some(instance.id.as_str()) {
             let id = instance.id;
             return Err(refuse().because(format!("the id in it is {id:?}, which is not the key's")));
         }

@@ -1,12 +1,11 @@
 //! The layout of kitex (`kitex-contrib/registry-etcd`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
-    Layout, behind, called, described, description, ending_in_slash, go, refused, reserved, usable,
-    writable,
+    Layout, called, described, description, go, refused, reserved, root::Root, usable, writable,
 };
 use crate::{Address, Instance, Result, ServiceName};
 
@@ -19,7 +18,7 @@ use crate::{Address, Instance, Result, ServiceName};
 /// not. A service is one segment. `Kitex::under("/")` is the layout of its constructors with passwords.
 #[derive(Clone, Debug)]
 pub struct Kitex {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 /// In the order of Go's struct.
@@ -41,7 +40,7 @@ impl Kitex {
     /// With this before the service; `kitex/registry-etcd/` is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
         }
     }
 }
@@ -54,11 +53,11 @@ impl Default for Kitex {
 
 impl Layout for Kitex {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        behind(&self.prefix(service), key).is_some()
+        self.root.below(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
@@ -99,8 +98,8 @@ impl Layout for Kitex {
     }
 
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance> {
-        let prefix = self.prefix(service);
-        usable(key, read(behind(&prefix, key).unwrap_or(key), value))
+        let name = self.root.below(service, key).unwrap_or(key);
+        usable(key, read(name, value))
     }
 }
 

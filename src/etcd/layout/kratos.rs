@@ -1,13 +1,13 @@
 //! The layout of kratos (`contrib/registry/etcd`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Layout, called, described, description, ending_in_slash, go, one_segment, refused, reserved,
-    usable, weighing, writable,
+    Layout, called, described, description, go, refused, reserved, root::Root, usable, weighing,
+    writable,
 };
 use crate::{Address, Instance, Result, ServiceName};
 
@@ -23,7 +23,7 @@ use crate::{Address, Instance, Result, ServiceName};
 /// but such values may stand under `/microservices/`.
 #[derive(Clone, Debug)]
 pub struct Kratos {
-    prefix: Arc<str>,
+    root: Root,
     secure: bool,
 }
 
@@ -50,7 +50,7 @@ impl Kratos {
     /// In this namespace; `/microservices` is the default.
     pub fn under(namespace: &str) -> Self {
         Self {
-            prefix: ending_in_slash(namespace),
+            root: Root::new(namespace),
             secure: false,
         }
     }
@@ -129,11 +129,11 @@ impl Default for Kratos {
 
 impl Layout for Kratos {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        one_segment(&self.prefix(service), key).is_some()
+        self.root.segment(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
@@ -167,8 +167,7 @@ impl Layout for Kratos {
     }
 
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance> {
-        let prefix = self.prefix(service);
-        let name = one_segment(&prefix, key).unwrap_or(key);
+        let name = self.root.segment(service, key).unwrap_or(key);
         usable(key, self.read(service, name, value))
     }
 }

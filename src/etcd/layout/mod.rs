@@ -9,6 +9,7 @@ mod kitex;
 mod kratos;
 mod naming;
 mod plain;
+mod root;
 mod rpcx;
 
 use std::{collections::BTreeMap, error::Error as StdError, fmt, sync::Arc};
@@ -106,26 +107,6 @@ pub fn named(name: Option<&str>, prefix: Option<&str>) -> Result<Arc<dyn Layout>
     })
 }
 
-/// A prefix ends in `/`, so that `/services` does not run into the service's name; or it is empty.
-fn ending_in_slash(prefix: &str) -> Arc<str> {
-    match prefix {
-        "" => "".into(),
-        _ if prefix.ends_with('/') => prefix.into(),
-        _ => format!("{prefix}/").into(),
-    }
-}
-
-/// What stands behind a prefix, when it is a single segment.
-fn one_segment<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
-    let rest = key.strip_prefix(prefix)?;
-    (!rest.is_empty() && !rest.contains('/')).then_some(rest)
-}
-
-/// What stands behind a prefix, however many segments it has.
-fn behind<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
-    key.strip_prefix(prefix).filter(|rest| !rest.is_empty())
-}
-
 /// A part of a key as one segment, which an id is.
 fn segment(name: &str) -> String {
     name.replace('/', "%2F")
@@ -138,6 +119,9 @@ fn called(instance: Instance, own: Option<&str>, name: &str) -> Result<Instance,
     let id = id.map_err(|error| error.to_string())?;
     Ok(Instance { id, ..instance })
 }
+
+/// The longest that is said of one record, in characters.
+const LONGEST_REASON: usize = 300;
 
 /// A weight in decimal; none if it is not one.
 fn weighing(text: &str) -> Option<u32> {
@@ -182,7 +166,12 @@ fn take_weight(texts: &mut BTreeMap<String, String>) -> Option<u32> {
 /// What was read, if a client can use it; the error bears the key.
 fn usable(key: &str, read: Result<Instance, String>) -> Result<Instance> {
     let refuse = || Error::new(ErrorKind::Decode, format!("read {key}"));
-    let instance = read.map_err(|why| refuse().because(why))?;
+    // A value of a megabyte may be quoted in it, and people read this.
+    let short = |why: String| match why.char_indices().nth(LONGEST_REASON) {
+        Some((end, _)) => format!("{}…", &why[..end]),
+        None => why,
+    };
+    let instance = read.map_err(|why| refuse().because(short(why)))?;
     instance.check().map_err(|why| refuse().because(why))?;
     Ok(instance)
 }
@@ -346,7 +335,149 @@ mod tests {
         }
     }
 
+    /// How each layout writes an address, a weight and a text; `\u{1}`, `\u{2}` and `\u{3}` stand for them.
+    const FORMS: [(&str, &str, &str); 9] = [
+        (
+            "json",
+            "/services/greeter/a",
+            "{\"id\":\"a\",\"addresses\":[\"\u{1}\"],\"weight\":\u{2},\"zone\":\"\u{3}\"}",
+        ),
+        ("plain", "/services/greeter/a", "\u{1}"),
+        (
+            "etcd-naming",
+            "greeter/a",
+            "{\"Op\":0,\"Addr\":\"\u{1}\",\"Metadata\":{\"weight\":\u{2},\"zone\":\"\u{3}\"}}",
+        ),
+        ("go-zero", "greeter/1", "\u{1}"),
+        (
+            "kratos",
+            "/microservices/greeter/a",
+            "{\"id\":\"a\",\"name\":\"greeter\",\"metadata\":{\"weight\":\"\u{2}\",\"k\":\"\u{3}\"},\"endpoints\":[\"grpc://\u{1}\"]}",
+        ),
+        (
+            "kitex",
+            "kitex/registry-etcd/greeter/a",
+            "{\"network\":\"tcp\",\"address\":\"\u{1}\",\"weight\":\u{2},\"tags\":{\"k\":\"\u{3}\"}}",
+        ),
+        (
+            "go-micro",
+            "/micro/registry/greeter/a",
+            "{\"name\":\"greeter\",\"nodes\":[{\"metadata\":{\"weight\":\"\u{2}\",\"k\":\"\u{3}\"},\"id\":\"a\",\"address\":\"\u{1}\"}]}",
+        ),
+        ("rpcx", "greeter/tcp@\u{1}", "weight=\u{2}&k=\u{3}"),
+        (
+            "gochat",
+            "/services/greeter/a",
+            "{\"id\":\"a\",\"name\":\"greeter\",\"address\":\"\u{1}\",\"metadata\":{\"weight\":\"\u{2}\",\"k\":\"\u{3}\"}}",
+        ),
+    ];
+
+    fn filled(
+        (name, key, value): (&str, &str, &str),
+        address: &str,
+        weight: &str,
+        text: &str,
+    ) -> Result<Instance> {
+        let greeter = "greeter".parse().unwrap();
+        let fill = |form: &str| {
+            let form = form.replace('\u{1}', address).replace('\u{2}', weight);
+            form.replace('\u{3}', text)
+        };
+        let layout = named(Some(name), None).unwrap();
+        layout.decode(&greeter, &fill(key), fill(value).as_bytes())
+    }
+
+    #[test]
+    fn what_is_well_is_read_in_every_form() {
+        for form in FORMS {
+            let read = filled(form, "10.0.0.5:1", "7", "x").unwrap();
+
+            assert_eq!(read.addresses[0].to_string(), "10.0.0.5:1", "{}", form.0);
+            let bare = ["plain", "go-zero"].contains(&form.0);
+            assert_eq!(read.weight, if bare { 1 } else { 7 }, "{}", form.0);
+        }
+    }
+
+    #[test]
+    fn hostile_addresses_are_refused_in_every_layout_and_say_no_secret() {
+        let long = format!("{}:1", "h".repeat(1 << 20));
+        for address in [
+            "",
+            "file:///etc/passwd",
+            "http://10.0.0.5:1",
+            "fleet:secret@10.0.0.5:1",
+            "10.0.0.5:1\\r\\nauthorization: x",
+            "10.0.0.5:1 evil",
+            "h\\u0000:1",
+            "0.0.0.0:1",
+            "10.0.0.5:0",
+            "10.0.0.5:99999",
+            "h:1/../x",
+            long.as_str(),
+        ] {
+            for form in FORMS {
+                let read = filled(form, address, "1", "x");
+
+                let shown: String = address.chars().take(40).collect();
+                let error = read.expect_err(&format!("{}: {shown:?}", form.0));
+                assert_eq!(error.kind(), ErrorKind::Decode, "{}", form.0);
+                let chain = error.chain().replace(&form.1.replace('\u{1}', address), "");
+                assert!(!chain.contains("secret"), "{}: {chain}", form.0);
+                assert!(chain.len() < 2_000, "{}: {} bytes", form.0, chain.len());
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_weights_and_texts_never_reach_a_client() {
+        let long = "x".repeat(1 << 20);
+        let deep = "[".repeat(10_000);
+        for (weight, text) in [
+            ("NaN", "x"),
+            ("-1", "x"),
+            ("1e400", "x"),
+            ("Infinity", "x"),
+            ("99999999999999999999", "x"),
+            ("1", "\\u0000"),
+            ("1", "a\\r\\nb: c"),
+            ("1", long.as_str()),
+            ("1", "\\ud800"),
+            (deep.as_str(), "x"),
+        ] {
+            for form in FORMS {
+                match filled(form, "10.0.0.5:1", weight, text) {
+                    Ok(read) => {
+                        read.check().unwrap();
+                        let tags = read.tags.values().map(String::as_str);
+                        let mut texts = tags.chain(read.zone.as_deref());
+                        assert!(texts.all(|text| text.len() <= 20_000), "{}", form.0);
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Decode, "{}", form.0);
+                        assert!(error.chain().len() < 2_000, "{}", form.0);
+                    }
+                }
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_has_room_for_an_address_alone_is_read_as_it_was_written(
+            address in sample::select(vec!["10.0.0.5:50051", "[::1]:1", "greeter.svc:65535", "unix:/run/a.sock"]),
+            id in "[a-z0-9.:_@-]{1,20}",
+        ) {
+            prop_assume!(id != "." && id != "..");
+            let instance = Instance::at(address).unwrap();
+            round_trip(&Plain::default(), &instance.clone().id(id).unwrap())?;
+            round_trip(&GoZero::default(), &instance.id(segment(address)).unwrap())?;
+        }
+
+        #[test]
+        fn ours_has_room_for_all(instance in any_instance()) {
+            round_trip(&Json::default(), &instance)?;
+        }
+
         #[test]
         fn no_value_makes_a_layout_panic(
             value: Vec<u8>,

@@ -1,13 +1,11 @@
 //! The layout of etcd's own gRPC naming (`client/v3/naming`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{
-    Layout, behind, called, ending_in_slash, go, refused, reserved, usable, weighing, writable,
-};
+use super::{Layout, called, go, refused, reserved, root::Root, usable, weighing, writable};
 use crate::{Instance, Result, ServiceName};
 
 /// `{service}/{address}` holds `{"Op":0,"Addr":"10.0.0.5:50051","Metadata":…}`, as the endpoint manager of
@@ -22,7 +20,7 @@ use crate::{Instance, Result, ServiceName};
 /// the first is written; server names are not.
 #[derive(Clone, Debug)]
 pub struct EtcdNaming {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 /// Go's struct has no names for JSON, so that they are capitalised.
@@ -38,7 +36,7 @@ impl EtcdNaming {
     /// With this before the service; nothing is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
         }
     }
 }
@@ -51,11 +49,11 @@ impl Default for EtcdNaming {
 
 impl Layout for EtcdNaming {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        behind(&self.prefix(service), key).is_some()
+        self.root.below(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
@@ -77,8 +75,8 @@ impl Layout for EtcdNaming {
     }
 
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance> {
-        let prefix = self.prefix(service);
-        usable(key, read(behind(&prefix, key).unwrap_or(key), value))
+        let name = self.root.below(service, key).unwrap_or(key);
+        usable(key, read(name, value))
     }
 }
 

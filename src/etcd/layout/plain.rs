@@ -1,8 +1,6 @@
 //! The layout of small systems and shell scripts: a value is an address.
 
-use std::sync::Arc;
-
-use super::{Layout, ending_in_slash, one_segment};
+use super::{Layout, root::Root};
 use crate::{Address, Error, ErrorKind, Instance, Result, ServiceName};
 
 /// `/services/{service}/{id}` holds `host:port`, and so may `/services/{service}` itself.
@@ -11,14 +9,14 @@ use crate::{Address, Error, ErrorKind, Instance, Result, ServiceName};
 /// is the mark of a server that leaves. Its leaving looks like a failure until it is confirmed.
 #[derive(Clone, Debug)]
 pub struct Plain {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 impl Plain {
     /// With this before the service; `/services/` is the default.
     pub fn under(prefix: &str) -> Self {
         Self {
-            prefix: ending_in_slash(prefix),
+            root: Root::new(prefix),
         }
     }
 }
@@ -32,16 +30,15 @@ impl Default for Plain {
 impl Layout for Plain {
     /// Without a `/` at its end, so that the key of the service itself is seen.
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}", self.prefix)
+        self.root.itself(service)
     }
 
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        let prefix = self.prefix(service);
-        key == prefix || one_segment(&format!("{prefix}/"), key).is_some()
+        key == self.root.itself(service) || self.root.segment(service, key).is_some()
     }
 
     fn key(&self, service: &ServiceName, instance: &Instance) -> String {
-        format!("{}{service}/{}", self.prefix, instance.id)
+        format!("{}{}", self.root.of(service), instance.id)
     }
 
     fn encode(&self, _service: &ServiceName, instance: &Instance) -> Result<Vec<u8>> {
@@ -60,7 +57,7 @@ impl Layout for Plain {
         let address = text.trim().parse::<Address>();
         let address = address.map_err(|error| refuse().because(error))?;
         let words = address.to_string();
-        let id = one_segment(&format!("{}/", self.prefix(service)), key).unwrap_or(&words);
+        let id = self.root.segment(service, key).unwrap_or(&words);
         let instance = Instance::at(address).and_then(|instance| instance.id(id));
         let instance = instance.map_err(|error| refuse().because(error))?;
         instance.check().map_err(|error| refuse().because(error))?;

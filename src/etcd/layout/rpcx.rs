@@ -1,12 +1,8 @@
 //! The layout of rpcx (`rpcxio/rpcx-etcd`).
 
-use std::sync::Arc;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{
-    Layout, behind, called, ending_in_slash, refused, reserved, usable, weighing, writable,
-};
+use super::{Layout, called, refused, reserved, root::Root, usable, weighing, writable};
 use crate::{Address, Instance, Result, ServiceName};
 
 /// `{base path}/{service}/tcp@10.0.0.5:8972` holds a query such as `state=active&weight=10`.
@@ -17,7 +13,7 @@ use crate::{Address, Instance, Result, ServiceName};
 /// written; server names are not.
 #[derive(Clone, Debug)]
 pub struct Rpcx {
-    prefix: Arc<str>,
+    root: Root,
 }
 
 /// What the parameters of these names are for.
@@ -36,7 +32,7 @@ impl Rpcx {
     pub fn under(prefix: &str) -> Self {
         Self {
             // The store that rpcx goes through takes a first `/` away.
-            prefix: ending_in_slash(prefix.trim_start_matches('/')),
+            root: Root::new(prefix.trim_start_matches('/')),
         }
     }
 }
@@ -49,12 +45,12 @@ impl Default for Rpcx {
 
 impl Layout for Rpcx {
     fn prefix(&self, service: &ServiceName) -> String {
-        format!("{}{service}/", self.prefix)
+        self.root.of(service)
     }
 
     /// Directories have keys, too, without an `@`.
     fn owns(&self, service: &ServiceName, key: &str) -> bool {
-        let name = behind(&self.prefix(service), key);
+        let name = self.root.below(service, key);
         name.is_some_and(|name| {
             name.split('/')
                 .next()
@@ -102,8 +98,8 @@ impl Layout for Rpcx {
     }
 
     fn decode(&self, service: &ServiceName, key: &str, value: &[u8]) -> Result<Instance> {
-        let prefix = self.prefix(service);
-        usable(key, read(behind(&prefix, key).unwrap_or(key), value))
+        let name = self.root.below(service, key).unwrap_or(key);
+        usable(key, read(name, value))
     }
 }
 
