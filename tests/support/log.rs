@@ -47,6 +47,13 @@ impl Log {
         self.text().lines().map(str::to_owned).collect()
     }
 
+    /// What is logged unless somebody asks for more.
+    pub fn said(&self) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| !line.contains(" DEBUG ") && !line.contains(" TRACE "));
+        lines
+    }
+
     /// What a person may have to act on.
     pub fn warnings(&self) -> Vec<String> {
         let mut lines = self.lines();
