@@ -5,6 +5,8 @@
 
 #[path = "coord/contend.rs"]
 mod contend;
+#[path = "coord/election.rs"]
+mod election;
 #[path = "support/etcd.rs"]
 mod etcd;
 #[path = "coord/lock.rs"]

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use etcd_client::{Txn, TxnOp};
 
-use super::{leases::Leases, lock::Lock, retry::Retry};
+use super::{election::Election, leases::Leases, lock::Lock, retry::Retry};
 use crate::{
     Error, RegistryUrl, Result, Scheme,
     backoff::countable,
@@ -93,6 +93,14 @@ impl Coordinator {
     /// `Validation` when the name is empty or ends in `/`.
     pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock> {
         Lock::new(&self.leases, &self.whole(name.as_ref()))
+    }
+
+    /// An election, by its name, which is what stands before the last `/` of its keys.
+    ///
+    /// # Errors
+    /// `Validation` when the name is empty or ends in `/`.
+    pub fn election(&self, name: impl AsRef<str>) -> Result<Election> {
+        Election::new(&self.leases, &self.whole(name.as_ref()))
     }
 
     fn whole(&self, name: &str) -> String {

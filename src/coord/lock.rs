@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant, time::timeout};
 use super::{
     leases::Leases,
     queue::{Place, Queue, is_gone},
-    retry::Twice,
+    retry::{Asker, Twice},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -112,11 +112,19 @@ impl Lock {
 }
 
 impl Guard {
-    fn new(place: Place) -> Self {
+    pub(super) fn new(place: Place) -> Self {
         Self {
             place,
             ward: Ward::default(),
         }
+    }
+
+    pub(super) fn lease(&self) -> i64 {
+        self.place.seat().session().lease()
+    }
+
+    pub(super) fn asker(&self) -> &Asker {
+        &self.place.seat().leases().asker
     }
 
     /// The key that says that it is ours: the lock's name and our lease in hexadecimal.
@@ -198,7 +206,7 @@ impl Guard {
     pub async fn guarded(&self, txn: Txn) -> Result<TxnResponse> {
         let ours = Compare::create_revision(self.key(), CompareOp::Equal, self.fence());
         let whole = Txn::new().when([ours]).and_then([TxnOp::txn(txn)]);
-        let asker = &self.place.seat().leases().asker;
+        let asker = self.asker();
         let doing = format!("write while holding {}", self.key());
         let written = asker.write(&doing, whole, Twice::Never).await;
         let inner = written

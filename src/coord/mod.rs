@@ -1,4 +1,4 @@
-//! How servers agree: locks on etcd, on the same watch and the same leases as discovery.
+//! How servers agree: locks and elections on etcd, on the same watch and the same leases as discovery.
 //!
 //! ```no_run
 //! use tonic_fleet::coord::Coordinator;
@@ -29,6 +29,10 @@
 //! | cancelling | at any point leaves nothing behind: a place that nobody waits for is left, and a key that etcd writes late, after the question for it was given up, is deleted as it appears |
 //! | Go | `concurrency.NewMutex(session, name)` stands in the same line |
 //!
+//! An [`Election`] is a lock whose holder says something, so that all of this is true of it, too. Those who
+//! observe learn of a change a moment after it happened, which may be after the next has begun to lead: who
+//! must not be led by two, asks whoever claims to lead for its fence.
+//!
 //! # Errors
 //!
 //! Every failure is an [`Error`](crate::Error) whose [`kind`](crate::Error::kind) has a stable code:
@@ -38,12 +42,14 @@
 //! write may have happened.
 
 mod coordinator;
+mod election;
 mod leases;
 mod lock;
 mod queue;
 mod retry;
 
 pub use coordinator::Coordinator;
+pub use election::{Election, Leader, Leaders, Leadership};
 #[doc(no_inline)]
 pub use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnResponse};
 pub use lock::{Guard, Lock};

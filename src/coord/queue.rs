@@ -331,7 +331,7 @@ impl Found {
 }
 
 /// The lists in an answer, in order.
-fn kvs(answer: TxnResponse) -> Vec<Vec<Kv>> {
+pub(super) fn kvs(answer: TxnResponse) -> Vec<Vec<Kv>> {
     let lists = answer.op_responses().into_iter().filter_map(|op| match op {
         TxnOpResponse::Get(mut got) => Some(got.take_kvs().into_iter().map(Kv::from).collect()),
         _ => None,
