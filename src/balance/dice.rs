@@ -8,6 +8,12 @@ thread_local! {
     static DICE: RefCell<SmallRng> = RefCell::new(SmallRng::seed_from_u64(rand::random()));
 }
 
+/// From now on, what picks on this thread leave to chance follows from this number, so that a test or a
+/// simulation goes the same way each time.
+pub fn seed(seed: u64) {
+    DICE.set(SmallRng::seed_from_u64(seed));
+}
+
 /// 64 random bits.
 pub(super) fn roll() -> u64 {
     DICE.with_borrow_mut(SmallRng::next_u64)

@@ -33,6 +33,7 @@ mod dice;
 mod least_loaded;
 mod pick_first;
 mod random;
+mod rehearsal;
 mod round_robin;
 mod weighted;
 
@@ -44,8 +45,11 @@ pub use affinity::{Affinity, Maglev, Rendezvous, RingHash};
 pub use least_loaded::LeastLoaded;
 pub use pick_first::PickFirst;
 pub use random::{Random, WeightedRandom};
+pub use rehearsal::{Rehearsal, Rehearsed};
 pub use round_robin::RoundRobin;
 pub use weighted::Weighted;
+
+pub use dice::seed;
 
 pub(crate) use dice::below;
 

@@ -140,8 +140,13 @@ pub(crate) struct Set {
 
 impl Set {
     pub(crate) fn new(limits: Limits) -> Self {
+        Self::seeded(limits, rand::random())
+    }
+
+    /// One whose chance follows from this number.
+    pub(crate) fn seeded(limits: Limits, seed: u64) -> Self {
         let health = &limits.health;
-        let ejector = Ejector::new(health.ejection.clone(), rand::random());
+        let ejector = Ejector::new(health.ejection.clone(), seed);
         let told = Arc::new(Told {
             alarm: Arc::clone(&health.alarm),
             classify: health.classify.clone(),

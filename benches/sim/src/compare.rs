@@ -1,0 +1,145 @@
+//! Everybody on the same seeds, and ratios of what they showed.
+
+use serde::Serialize;
+
+use crate::{contenders, dice::Dice, figures::Figures, scenario::Scenario};
+
+/// What all have shown in one scenario.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    pub scenario: String,
+    pub asks: String,
+    pub servers: usize,
+    pub clients: usize,
+    pub rows: Vec<Row>,
+}
+
+/// What one has shown, over all seeds.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub policy: String,
+    /// Means; of percentiles, geometric ones.
+    pub mean: Figures,
+    /// Against the base, on the same seeds.
+    pub p99: Ratio,
+    pub p999: Ratio,
+    pub runs: Vec<Figures>,
+}
+
+/// A geometric mean of paired ratios, and where it lies with 95 % confidence.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ratio {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// How often ratios are drawn again to see how far their mean might have been off.
+const DRAWS: usize = 2000;
+
+/// Runs a scenario for each seed and policy; the first is the base.
+pub fn compare(
+    scenario: &Scenario,
+    policies: &[String],
+    seeds: &[u64],
+    bend: bool,
+    mut progress: impl FnMut(&str, u64),
+) -> Compared {
+    let mut runs: Vec<Vec<Figures>> = vec![Vec::new(); policies.len()];
+    for &seed in seeds {
+        let bent = if bend {
+            scenario.clone().bent(seed)
+        } else {
+            scenario.clone()
+        };
+        for (policy, runs) in policies.iter().zip(&mut runs) {
+            progress(policy, seed);
+            runs.push(contenders::run(policy, &bent, seed));
+        }
+    }
+    let base = runs[0].clone();
+    let row = |(policy, runs): (&String, Vec<Figures>)| Row {
+        policy: policy.clone(),
+        mean: mean(&runs),
+        p99: Ratio::of(&runs, &base, |figures| figures.p99),
+        p999: Ratio::of(&runs, &base, |figures| figures.p999),
+        runs,
+    };
+    Compared {
+        scenario: scenario.name.to_owned(),
+        asks: scenario.asks.to_owned(),
+        servers: scenario.servers,
+        clients: scenario.clients,
+        rows: policies.iter().zip(runs).map(row).collect(),
+    }
+}
+
+impl Ratio {
+    fn of(runs: &[Figures], base: &[Figures], what: fn(&Figures) -> f64) -> Self {
+        let logs: Vec<f64> = runs
+            .iter()
+            .zip(base)
+            .map(|(run, base)| (what(run).max(1e-3) / what(base).max(1e-3)).ln())
+            .collect();
+        let n = logs.len();
+        let mut dice = Dice::new(n as u64, 0);
+        let mut again = || (0..n).map(|_| logs[dice.below(n)]).sum::<f64>() / n as f64;
+        let mut means: Vec<f64> = (0..DRAWS).map(|_| again()).collect();
+        means.sort_unstable_by(f64::total_cmp);
+        Self {
+            mean: (logs.iter().sum::<f64>() / n as f64).exp(),
+            low: means[DRAWS / 40].exp(),
+            high: means[DRAWS - 1 - DRAWS / 40].exp(),
+        }
+    }
+}
+
+fn mean(runs: &[Figures]) -> Figures {
+    let n = runs.len() as f64;
+    let plain = |what: fn(&Figures) -> f64| runs.iter().map(what).sum::<f64>() / n;
+    let geometric = |what: fn(&Figures) -> f64| {
+        (runs.iter().map(|run| what(run).max(1e-3).ln()).sum::<f64>() / n).exp()
+    };
+    let bins = runs.iter().map(|run| run.shares.len()).min().unwrap_or(0);
+    let share = |bin: usize| runs.iter().map(|run| run.shares[bin]).sum::<f64>() / n;
+    let back = runs.iter().filter_map(|run| run.back);
+    Figures {
+        calls: runs.iter().map(|run| run.calls).sum(),
+        p50: geometric(|run| run.p50),
+        p99: geometric(|run| run.p99),
+        p999: geometric(|run| run.p999),
+        mean: plain(|run| run.mean),
+        errors: plain(|run| run.errors),
+        share: plain(|run| run.share),
+        failures: plain(|run| run.failures),
+        // The worst: a claim about the mean would hide it.
+        back: back.reduce(f64::max),
+        shares: (0..bins).map(share).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(p99: &[f64]) -> Vec<Figures> {
+        let run = |&p99: &f64| Figures {
+            p99,
+            ..Figures::default()
+        };
+        p99.iter().map(run).collect()
+    }
+
+    #[test]
+    fn ratios_are_paired_and_the_confidence_is_what_seeds_leave_open() {
+        let base = runs(&[10.0, 100.0, 1000.0, 40.0]);
+        let half = runs(&[5.0, 50.0, 500.0, 20.0]);
+        let mixed = runs(&[5.0, 200.0, 500.0, 80.0]);
+
+        let [half, mixed] = [half, mixed].map(|runs| Ratio::of(&runs, &base, |f| f.p99));
+
+        assert!((half.low - 0.5).abs() < 1e-9 && (half.high - 0.5).abs() < 1e-9);
+        assert!((mixed.mean - 1.0).abs() < 1e-9, "{mixed:?}");
+        assert!(mixed.low < 0.6 && mixed.high > 1.7, "{mixed:?}");
+    }
+}

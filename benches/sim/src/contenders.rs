@@ -1,0 +1,118 @@
+//! Everybody who can be compared, by name.
+
+use tonic_fleet::balance;
+
+use crate::{
+    balancer::Balancer,
+    clock::Clock,
+    dice::Dice,
+    figures::Figures,
+    ours::Ours,
+    rivals::{LeastRequest, Oracle, PeakEwma, Random, RoundRobin},
+    scenario::Scenario,
+    world,
+};
+
+/// The crate's own are called as `balance::named` calls them.
+const OURS: [&str; 5] = [
+    "round_robin",
+    "random",
+    "weighted",
+    "weighted_random",
+    "least_loaded",
+];
+
+/// The others, and what they are.
+const RIVALS: [(&str, &str); 5] = [
+    ("oracle", "knows all"),
+    ("tower", "tower's P2C + PeakEWMA"),
+    ("plain_random", "tonic's balance_channel: any"),
+    ("plain_round_robin", "each in turn, whatever it does"),
+    (
+        "least_request",
+        "Envoy's and A48's: fewer in flight, of two",
+    ),
+];
+
+/// Streams of chance for those who choose.
+const OF_BALANCERS: u64 = 3 << 32;
+
+/// All names, and what they stand for.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let ours = OURS.into_iter().map(|name| (name, "ours"));
+    ours.chain(RIVALS)
+}
+
+pub fn is_known(name: &str) -> bool {
+    all().any(|(known, _)| known == name)
+}
+
+/// Runs a scenario with all its clients choosing in this way.
+pub fn run(name: &str, scenario: &Scenario, seed: u64) -> Figures {
+    let clock = Clock::default();
+    balance::seed(seed);
+    world::run(scenario, seed, |client, scenario| {
+        let dice = Dice::new(seed, OF_BALANCERS + client as u64);
+        make(name, scenario, dice, &clock)
+    })
+}
+
+fn make(name: &str, scenario: &Scenario, dice: Dice, clock: &Clock) -> Box<dyn Balancer> {
+    let n = scenario.at_first();
+    match name {
+        "oracle" => Box::new(Oracle::new(n, scenario.cores, dice)),
+        "tower" => Box::new(PeakEwma::new(n, dice)),
+        "plain_random" => Box::new(Random::new(n, dice)),
+        "plain_round_robin" => Box::new(RoundRobin::new(n, dice)),
+        "least_request" => Box::new(LeastRequest::new(n, dice)),
+        ours => {
+            let policy = balance::named(ours).expect("names are looked at before");
+            Box::new(Ours::new(n, clock, policy))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::paused;
+
+    fn short() -> Scenario {
+        Scenario {
+            lasts: 4.0,
+            servers: 5,
+            clients: 3,
+            ..Scenario::named("S8").unwrap()
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_figures_and_another_gives_others() {
+        for (name, _) in all() {
+            let figures = |seed| format!("{:?}", paused(|| run(name, &short(), seed)).unwrap());
+
+            assert_eq!(figures(1), figures(1), "{name}");
+            assert_ne!(figures(1), figures(2), "{name}");
+        }
+    }
+
+    #[test]
+    fn everybody_makes_the_same_calls() {
+        let calls = |name| paused(|| run(name, &short(), 1)).unwrap().calls;
+
+        let all: Vec<u64> = all().map(|(name, _)| calls(name)).collect();
+
+        assert!(all.iter().all(|calls| *calls == all[0]), "{all:?}");
+    }
+
+    #[test]
+    fn a_server_that_fails_is_left_alone_by_those_who_eject_and_liked_by_those_who_only_take_the_time()
+     {
+        let share = |name| paused(|| run(name, &short(), 1)).unwrap().share;
+
+        assert!(share("round_robin") < 0.2);
+        assert!((0.9..1.1).contains(&share("plain_random")));
+        assert!(share("tower") > 1.5);
+        assert!(share("oracle") < 0.01);
+    }
+}

@@ -1,0 +1,68 @@
+//! What has been compared, for people.
+
+use std::fmt::Write;
+
+use crate::{
+    arguments::Arguments,
+    compare::{Compared, Ratio},
+};
+
+/// What is about to be run.
+pub fn heading(arguments: &Arguments) -> String {
+    let seeds = &arguments.seeds;
+    format!(
+        "{} scenarios, {} policies, seeds {} to {}{}; ratios are against {}",
+        arguments.scenarios.len(),
+        arguments.policies.len(),
+        seeds[0],
+        seeds[seeds.len() - 1],
+        if arguments.bend {
+            ", each bends the scenario"
+        } else {
+            ""
+        },
+        arguments.policies[0],
+    )
+}
+
+/// A scenario's rows.
+pub fn of(compared: &Compared) -> String {
+    let Compared {
+        scenario,
+        asks,
+        servers,
+        clients,
+        ..
+    } = compared;
+    let mut text = format!("\n{scenario}: {asks} ({servers} servers, {clients} clients)\n");
+    let _ = writeln!(
+        text,
+        "  {:<18}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}{:>7}  {:<20}  {}",
+        "", "p50", "p99", "p99.9", "errors %", "share", "fail", "back", "p99 ratio", "p99.9 ratio"
+    );
+    for row in &compared.rows {
+        let figures = &row.mean;
+        let back = figures
+            .back
+            .map_or_else(String::new, |back| format!("{back:.1}"));
+        let _ = writeln!(
+            text,
+            "  {:<18}{:>8.1}{:>9.1}{:>9.1}{:>9.3}{:>8.3}{:>8.1}{:>7}  {:<20}  {}",
+            row.policy,
+            figures.p50,
+            figures.p99,
+            figures.p999,
+            figures.errors,
+            figures.share,
+            figures.failures,
+            back,
+            ratio(row.p99),
+            ratio(row.p999),
+        );
+    }
+    text
+}
+
+fn ratio(Ratio { mean, low, high }: Ratio) -> String {
+    format!("{mean:.3} [{low:.3}, {high:.3}]")
+}
