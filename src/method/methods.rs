@@ -106,15 +106,6 @@ impl Methods {
         }
         self
     }
-
-    /// Whether there is an entry of just this name.
-    pub(super) fn has(&self, name: &str) -> Result<bool, Error> {
-        Ok(match place(name)? {
-            Place::Method(path) => self.exact.contains_key(&path),
-            Place::Service(start) => self.services.contains_key(&start),
-            Place::Rest => self.rest.is_some(),
-        })
-    }
 }
 
 enum Place {

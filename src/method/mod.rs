@@ -29,6 +29,7 @@
 
 mod budget;
 mod codes;
+mod config;
 mod hedge;
 mod methods;
 mod retry;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 pub use budget::Budget;
 pub(crate) use codes::name;
+pub use config::ServiceConfig;
 pub use hedge::{Delay, Hedge};
 pub use methods::Methods;
 pub use retry::Retry;

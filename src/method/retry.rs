@@ -82,8 +82,8 @@ impl Retry {
         self
     }
 
-    /// How long one attempt may take. As long as the call, unless set. One that takes longer has failed with
-    /// `DEADLINE_EXCEEDED`, and is tried again if that code is.
+    /// How long one attempt may take until the first of its response. As long as the call, unless set. One
+    /// that takes longer is given up, and the call tried again, whatever the codes are.
     pub fn per_attempt(mut self, limit: Duration) -> Self {
         self.per_attempt = Some(limit);
         self
