@@ -75,6 +75,7 @@ pub mod codec;
 #[cfg(feature = "coord")]
 pub mod coord;
 mod deadline;
+mod direct;
 pub mod discover;
 mod endpoint;
 mod error;
@@ -97,6 +98,7 @@ pub mod transport;
 
 pub use backoff::Backoff;
 pub use channel::{Answer, Builder, Calling, Channel, Events, ServedBy, View};
+pub use direct::Direct;
 pub use endpoint::{Endpoint, Endpoints, Event, State};
 pub use error::{Error, ErrorKind, Result};
 pub use instance::{Address, Instance};

@@ -78,6 +78,7 @@ pub struct Call<'a> {
     pub(crate) path: &'a str,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) tried: &'a [InstanceId],
+    pub(crate) key: Option<&'a [u8]>,
 }
 
 impl<'a> Call<'a> {
@@ -87,7 +88,14 @@ impl<'a> Call<'a> {
             path,
             headers,
             tried: &[],
+            key: None,
         }
+    }
+
+    /// The same with a key.
+    pub fn with_key(self, key: &'a [u8]) -> Self {
+        let key = Some(key);
+        Self { key, ..self }
     }
 
     /// The method: `/package.Service/Method`.
@@ -98,6 +106,12 @@ impl<'a> Call<'a> {
     /// The headers that will be sent.
     pub fn headers(&self) -> &'a HeaderMap {
         self.headers
+    }
+
+    /// What its caller gave it a [key](crate::Direct::by_key) for: calls with the same one are to go to the
+    /// same endpoint.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.key
     }
 
     /// The endpoints that this call was given before and could not use.

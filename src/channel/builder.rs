@@ -12,19 +12,19 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Uri};
+use methods::Calls;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Channel, Shared, View, checking::Checking, driver::Driver, wanted::Wanted};
+use super::{Channel, Shared, View, checking::Checking, driver::Driver};
 #[cfg(feature = "tonic-channel")]
 use crate::transport::Lender;
 use crate::{
     Backoff, Error, Instance, ServiceName, Target,
     backoff::countable,
-    balance::{LeastLoaded, Policy},
+    balance::Policy,
     endpoint::{Health, Limits},
     health::Checks,
-    method::{Budget, Methods, Throttle},
     resolve::{self, Resolve},
     stats::Tallies,
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
@@ -37,7 +37,7 @@ pub struct Builder {
     source: Source,
     snapshot: Option<(PathBuf, Duration)>,
     fallback: Vec<Arc<Instance>>,
-    policy: Arc<dyn Policy>,
+    policy: Option<Arc<dyn Policy>>,
     connect: Arc<dyn Connect>,
     settings: Settings,
     limits: Limits,
@@ -45,10 +45,7 @@ pub struct Builder {
     max_calls: Option<usize>,
     patience: Duration,
     timeout: Option<Duration>,
-    methods: Result<Methods, Error>,
-    throttle: Option<Throttle>,
-    budget: Option<Budget>,
-    max_attempts: u32,
+    calls: Calls,
     drain: Option<Duration>,
     keep_alive_while_idle: bool,
     idle: Option<Duration>,
@@ -87,7 +84,7 @@ impl Builder {
             source,
             snapshot: None,
             fallback: Vec::new(),
-            policy: Arc::new(LeastLoaded),
+            policy: None,
             connect: Arc::new(Tcp::default()),
             settings: Settings::default(),
             limits: Limits {
@@ -103,10 +100,7 @@ impl Builder {
             max_calls: None,
             patience: Duration::from_secs(5),
             timeout: None,
-            methods: Ok(Methods::new()),
-            throttle: None,
-            budget: Some(Budget::default()),
-            max_attempts: 5,
+            calls: Calls::default(),
             drain: None,
             keep_alive_while_idle: false,
             idle: None,
@@ -134,9 +128,10 @@ impl Builder {
         self
     }
 
-    /// How calls are shared out. [`LeastLoaded`], unless set.
+    /// How calls are shared out. As the service's [configuration](Self::service_config) says, or else
+    /// [`LeastLoaded`](crate::balance::LeastLoaded), unless set.
     pub fn policy(mut self, policy: impl Policy) -> Self {
-        self.policy = Arc::new(policy);
+        self.policy = Some(Arc::new(policy));
         self
     }
 
@@ -346,7 +341,9 @@ impl Builder {
     /// When a setting makes no sense, or there is no tokio runtime to live in.
     pub fn build(mut self) -> Result<Channel, Error> {
         self.check()?;
-        let wanted = Wanted::new(self.methods?, self.throttle, self.max_attempts);
+        self = self.ask_as_configured();
+        let budget = self.calls.budget;
+        let (wanted, configured, policy) = self.take_calls()?;
         if let Some(keep_alive) = &mut self.settings.keep_alive {
             keep_alive.while_idle = self.keep_alive_while_idle;
         }
@@ -377,7 +374,7 @@ impl Builder {
             patience: self.patience,
             timeout: self.timeout,
             wanted,
-            budget: self.budget,
+            budget,
             breaker: self.breaker,
             max_calls: self.max_calls,
             under_way: AtomicUsize::new(0),
@@ -388,7 +385,8 @@ impl Builder {
         let dialer = dialer.lending(self.lender);
         let driver = Driver {
             shared: Arc::clone(&shared),
-            policy: self.policy,
+            policy,
+            configured,
             dialer: Arc::new(dialer),
             limits: self.limits,
             drain: self.drain,

@@ -1,5 +1,7 @@
 //! One call, from pick to response.
 
+mod directed;
+
 use std::{
     future,
     sync::{Arc, atomic::Ordering},
@@ -17,7 +19,7 @@ use super::{
     place::{Chosen, Queues, take},
 };
 use crate::{
-    Endpoint, Endpoints, Error, ErrorKind, InstanceId,
+    Direct, Endpoint, Endpoints, Error, ErrorKind, InstanceId,
     balance::{self, Call},
     deadline::{TIMEOUT, read, write},
     health::EndedBy,
@@ -57,8 +59,9 @@ const LOOKS: usize = 4;
 struct Attempts {
     channel: Channel,
     /// What is wanted of calls like this one, if anything is.
-    #[allow(dead_code, reason = "read by the engine that sends calls again")]
     method: Option<Arc<Method>>,
+    /// Where its caller wants it to go, if he does.
+    direct: Option<Direct>,
     deadline: Option<Instant>,
     /// When a call without a deadline has waited long enough; set when it first waits.
     patience: Option<Instant>,
@@ -89,6 +92,7 @@ impl Attempts {
         Ok(Self {
             deadline,
             method,
+            direct: request.extensions_mut().remove(),
             channel,
             patience: None,
             tried: Vec::new(),
@@ -169,16 +173,24 @@ impl Attempts {
                 self.tell_time_left();
                 return Ok(chosen);
             }
-            self.is_bearable(&view)?;
+            self.is_findable(&view)?;
+            let scope = self.scope(&view);
+            self.is_bearable(&scope)?;
             // It has not left, so that whoever has room first may have it.
             let breaker = self.channel.shared.breaker;
-            full.join(self.usable_of(&view.ready), breaker);
+            full.join(self.usable_of(&scope), breaker);
             if full.is_empty() {
-                full.join(self.refusing(&view.ready), breaker);
+                full.join(self.refusing(&scope), breaker);
+            }
+            drop(scope);
+            if full.is_empty() {
+                self.is_hopeful(&view)?;
             }
             let (until, due) = match self.deadline {
                 // A call without a time limit waits for room as long as there is a connection.
-                None if !full.is_empty() => (None, Status::unavailable as fn(String) -> Status),
+                None if !full.is_empty() || self.waits_for_ever() => {
+                    (None, Status::unavailable as fn(String) -> Status)
+                }
                 _ => {
                     let (until, due) = self.until();
                     (Some(until), due)
@@ -188,7 +200,7 @@ impl Attempts {
             tokio::select! {
                 Some(chosen) = full.next() => if let Some(mut chosen) = chosen {
                     // Whose turn came may have asked for no more calls since it was waited for.
-                    if shared.view.load().ready.find(&chosen.slot.peer().id).is_some() {
+                    if self.scope(&shared.view.load()).find(&chosen.slot.peer().id).is_some() {
                         self.tell_time_left();
                         return Ok(chosen);
                     }
@@ -196,7 +208,8 @@ impl Attempts {
                 },
                 _ = changed.changed() => {}
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                    let mut outlook = shared.view.load().outlook(Instant::now());
+                    let view = shared.view.load();
+                    let mut outlook = view.outlook(Instant::now()) + &self.wish(&view);
                     if !full.is_empty() {
                         outlook += "; those that are ready allow no more calls at once";
                     }
@@ -204,6 +217,12 @@ impl Attempts {
                 }
             }
         }
+    }
+
+    /// Whether it waits for somebody to be ready, however long that takes.
+    fn waits_for_ever(&self) -> bool {
+        let method = self.method.as_ref();
+        method.is_some_and(|method| method.wait_for_ready == Some(true))
     }
 
     /// Until when to wait for an endpoint, and what to say then.
@@ -227,19 +246,16 @@ impl Attempts {
     }
 
     fn choose(&self, view: &View) -> Option<Chosen> {
+        if let Some(chosen) = self.choose_directed(view) {
+            return chosen;
+        }
         if !view.on_trial.is_empty()
             && let Some(chosen) = self.try_one(&view.on_trial)
         {
             return Some(chosen);
         }
-        let pick = view.pick.as_ref()?;
         let ready = &view.ready;
-        let picked = pick.pick(&Call {
-            path: self.outgoing.path(),
-            headers: self.outgoing.headers(),
-            tried: &self.tried,
-        });
-        let endpoint = ready.get(picked).or_else(|| ready.get(0))?;
+        let endpoint = self.picked(view)?;
         let limit = self.channel.shared.breaker;
         if endpoint.conduct().is_open()
             && !self.tried.contains(endpoint.id())
@@ -248,6 +264,18 @@ impl Attempts {
             return Some(chosen);
         }
         self.choose_roomy(ready, endpoint)
+    }
+
+    /// The policy's choice.
+    #[inline]
+    fn picked<'v>(&self, view: &'v View) -> Option<&'v Endpoint> {
+        let picked = view.pick.as_ref()?.pick(&Call {
+            path: self.outgoing.path(),
+            headers: self.outgoing.headers(),
+            tried: &self.tried,
+            key: self.direct.as_ref().and_then(Direct::key),
+        });
+        view.ready.get(picked).or_else(|| view.ready.get(0))
     }
 
     /// The picked endpoint has no room on its first connection: another of its own, or another endpoint.
@@ -301,16 +329,16 @@ impl Attempts {
     }
 
     /// Nobody has room; an error if that is because all have as many calls as they may.
-    fn is_bearable(&self, view: &View) -> Result<(), Status> {
+    fn is_bearable(&self, ready: &Endpoints) -> Result<(), Status> {
         let limit = self.channel.shared.breaker;
-        let mut usable = self.usable_of(&view.ready).peekable();
+        let mut usable = self.usable_of(ready).peekable();
         if usable.peek().is_none() || usable.any(|(endpoint, _)| endpoint.in_flight() < limit) {
             return Ok(());
         }
         let what = format!(
             "{}: each of the {} that are ready has {limit} calls in flight, as many as it may",
             self.channel.shared.service,
-            view.ready.len()
+            ready.len()
         );
         let error = Error::new(ErrorKind::Overloaded, what);
         Err(caused(Code::Unavailable, error))

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared, View,
     checking::Checking,
+    configured::Configured,
     pace::{Pace, Rest},
 };
 use crate::{
@@ -36,6 +37,7 @@ pub(super) struct Driver {
     /// How long calls in flight may go on at an endpoint that has left.
     pub(super) drain: Option<Duration>,
     pub(super) checking: Checking,
+    pub(super) configured: Configured,
     /// How long without a call until all connections are let go of.
     pub(super) idle: Option<Duration>,
     /// Endpoints whose connections have no room; each at most once until it was seen to.
@@ -72,6 +74,8 @@ struct Running {
     set: Set,
     pace: Pace,
     rest: Option<Rest>,
+    /// The policy is another one.
+    repick: bool,
     dials: HashMap<u64, AbortHandle>,
     /// The connections that take calls.
     links: HashMap<u64, Arc<Connection>>,
@@ -96,6 +100,7 @@ impl Driver {
             set: Set::new(self.limits.clone()),
             pace: Pace::new(),
             rest: self.idle.map(Rest::new),
+            repick: false,
             dials: HashMap::new(),
             links: HashMap::new(),
             speak,
@@ -129,6 +134,7 @@ impl Running {
                 () = self.driver.checking.news() => self.judge(),
                 Some(update) = updates.next() => self.hear_of(update).await,
                 Some(id) = self.driver.crowded.recv() => self.crowded(&id),
+                said = self.driver.configured.next() => self.configured(said.as_deref()),
                 () = alarm.rung() => self.alarmed(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
@@ -162,6 +168,21 @@ impl Running {
     fn apply(&mut self, update: Update) {
         let steps = self.set.apply(update, Instant::now());
         self.take(steps);
+    }
+
+    /// What the service's owner wants of calls is this now.
+    fn configured(&mut self, said: Option<&str>) {
+        let driver = &mut self.driver;
+        match driver.configured.adopt(said, &driver.shared) {
+            Ok(None) => self.tell(Event::Configured),
+            Ok(Some(policy)) => {
+                driver.policy = policy;
+                self.repick = true;
+                self.publish();
+                self.tell(Event::Configured);
+            }
+            Err(error) => self.tell(Event::Misconfigured(error)),
+        }
     }
 
     fn judge(&mut self) {
@@ -313,8 +334,12 @@ impl Running {
     fn tell(&self, event: Event) {
         let service = &self.driver.shared.service;
         match event {
-            Event::Panicked { .. } => tracing::warn!(%service, "{event}"),
-            Event::Ejected(..) | Event::Spared(..) | Event::Restored(..) | Event::Calmed { .. } => {
+            Event::Panicked { .. } | Event::Misconfigured(_) => tracing::warn!(%service, "{event}"),
+            Event::Ejected(..)
+            | Event::Spared(..)
+            | Event::Restored(..)
+            | Event::Calmed { .. }
+            | Event::Configured => {
                 tracing::info!(%service, "{event}");
             }
             _ => tracing::debug!(%service, "{event}"),
@@ -401,7 +426,8 @@ impl Running {
         let shared = &self.driver.shared;
         let before = shared.view.load();
         let ready = self.set.ready();
-        let pick = if ready.is_clone_of(&before.ready) {
+        let same = ready.is_clone_of(&before.ready) && !std::mem::take(&mut self.repick);
+        let pick = if same {
             before.pick.clone()
         } else {
             (!ready.is_empty()).then(|| self.pick_over(ready))

@@ -6,6 +6,7 @@ mod body;
 mod builder;
 mod call;
 mod checking;
+mod configured;
 mod driver;
 mod pace;
 mod place;
@@ -35,7 +36,7 @@ pub use view::View;
 
 use crate::{
     Endpoint, Event, InstanceId, ServiceName, Target,
-    method::Budget,
+    method::{Budget, Method},
     resolve::Resolve,
     stats::{self, Stats, Tallies},
 };
@@ -141,6 +142,12 @@ impl Channel {
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;
         stats::look(shared.service.clone(), &shared.stats, &self.view().known)
+    }
+
+    /// What is wanted of calls to this path, `/package.Service/Method`, at this moment: what was said when the
+    /// channel was built, or what the service's configuration says by now.
+    pub fn method(&self, path: &str) -> Option<Arc<Method>> {
+        self.shared.wanted.of(path)
     }
 
     /// What happens from now on, one event for each change of state. Ends with the channel.

@@ -7,13 +7,21 @@ use std::sync::{
 
 use arc_swap::ArcSwapOption;
 
-use crate::method::{Method, Methods, Throttle};
+use crate::method::{Method, Methods, ServiceConfig, Throttle};
 
 /// What is wanted of which method's calls; it may change at any time.
 pub(super) struct Wanted {
-    /// Looked at first: where nothing was ever wanted, a call costs no more than this.
+    /// Looked at first: where nothing is wanted, a call costs no more than this.
     any: AtomicBool,
     now: ArcSwapOption<Wants>,
+    own: Own,
+}
+
+/// What the program itself said, which goes before what a configuration says.
+pub(super) struct Own {
+    pub(super) methods: Methods,
+    pub(super) throttle: Option<Throttle>,
+    pub(super) max_attempts: u32,
 }
 
 struct Wants {
@@ -22,14 +30,26 @@ struct Wants {
 }
 
 impl Wanted {
-    pub(super) fn new(methods: Methods, throttle: Option<Throttle>, max_attempts: u32) -> Self {
-        let methods = methods.at_most(max_attempts);
+    pub(super) fn new(own: Own, config: &ServiceConfig) -> Self {
+        let wanted = Self {
+            any: AtomicBool::new(false),
+            now: ArcSwapOption::empty(),
+            own,
+        };
+        wanted.adopt(config);
+        wanted
+    }
+
+    /// This is the configuration now.
+    pub(super) fn adopt(&self, config: &ServiceConfig) {
+        let methods = self.own.methods.clone().or(&config.methods);
+        let methods = methods.at_most(self.own.max_attempts);
+        let throttle = self.own.throttle.or(config.throttle);
         let any = !methods.is_empty();
         let wants = Wants { methods, throttle };
-        Self {
-            any: AtomicBool::new(any),
-            now: ArcSwapOption::new(any.then(|| Arc::new(wants))),
-        }
+        self.now.store(any.then(|| Arc::new(wants)));
+        // A call that does not see it yet was made before.
+        self.any.store(any, Ordering::Relaxed);
     }
 
     /// What is wanted of calls to this path.

@@ -60,6 +60,10 @@ pub enum Event {
     Released,
     /// Records that cannot be used are passed over, this many.
     Skipped(usize),
+    /// What is wanted of calls was read anew; see [`Builder::config_from`](crate::Builder::config_from).
+    Configured,
+    /// What is wanted of calls cannot be read; what was read last holds.
+    Misconfigured(Error),
     /// The listener was too slow for this many events.
     Missed(u64),
 }
@@ -89,6 +93,8 @@ impl Event {
             Self::Held(_) => "held",
             Self::Released => "released",
             Self::Skipped(_) => "skipped",
+            Self::Configured => "configured",
+            Self::Misconfigured(_) => "misconfigured",
             Self::Missed(_) => "missed",
         }
     }
@@ -121,6 +127,14 @@ impl fmt::Display for Event {
             Self::Held(n) => write!(f, "{n} vanished at once; the set is held"),
             Self::Released => write!(f, "the set is no longer held"),
             Self::Skipped(n) => write!(f, "{n} records passed over"),
+            Self::Configured => write!(f, "calls are made as configured anew"),
+            Self::Misconfigured(error) => {
+                write!(
+                    f,
+                    "the configuration is bad, the last one holds: {}",
+                    error.chain()
+                )
+            }
             Self::Missed(n) => write!(f, "{n} events missed"),
         }
     }

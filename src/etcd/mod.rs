@@ -18,6 +18,7 @@
 mod ask;
 mod claim;
 pub(crate) mod client;
+mod configs;
 mod cursor;
 pub(crate) mod failure;
 #[cfg(test)]

@@ -35,7 +35,9 @@ mod methods;
 mod retry;
 mod throttle;
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
+
+use futures_core::Stream;
 
 pub use budget::Budget;
 pub(crate) use codes::name;
@@ -46,6 +48,9 @@ pub use retry::Retry;
 pub use throttle::Throttle;
 
 use crate::Error;
+
+/// What a service's configuration is, each time it changes: its JSON, or none.
+pub(crate) type Configs = Pin<Box<dyn Stream<Item = Option<String>> + Send>>;
 
 /// What is wanted of the calls of one method, of all methods of a service, or of all.
 ///

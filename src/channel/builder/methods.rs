@@ -1,49 +1,197 @@
 //! What is wanted of each method's calls.
 
-use super::Builder;
+use std::sync::Arc;
+
+use futures_core::Stream;
+
+use super::{Builder, Source};
 use crate::{
     Error,
-    health::ranged,
-    method::{Budget, Method, Methods, Throttle},
+    balance::{LeastLoaded, Policy},
+    channel::{
+        configured::Configured,
+        wanted::{Own, Wanted},
+    },
+    health::{Grpc, ranged},
+    method::{Budget, Configs, Method, Methods, ServiceConfig, Throttle},
 };
+
+/// What is said of calls before there is a channel.
+pub(super) struct Calls {
+    methods: Result<Methods, Error>,
+    throttle: Option<Throttle>,
+    pub(super) budget: Option<Budget>,
+    max_attempts: u32,
+    config: ServiceConfig,
+    configs: Live,
+}
+
+/// Where a configuration comes from that may change.
+enum Live {
+    Nowhere,
+    Registry,
+    Given(Configs),
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            methods: Ok(Methods::new()),
+            throttle: None,
+            budget: Some(Budget::default()),
+            max_attempts: 5,
+            config: ServiceConfig::default(),
+            configs: Live::Nowhere,
+        }
+    }
+}
 
 impl Builder {
     /// What is wanted of the calls of a method, `package.Service/Method`, of a service, `package.Service`, or
     /// of all others, an empty name. Nothing, unless set; see [`method`](crate::method).
     pub fn method(mut self, name: &str, method: Method) -> Self {
-        self.methods = self.methods.and_then(|methods| methods.with(name, method));
+        let methods = self.calls.methods;
+        self.calls.methods = methods.and_then(|methods| methods.with(name, method));
         self
     }
 
     /// The same for many; what was said before of those that these name is forgotten.
     pub fn methods(mut self, methods: Methods) -> Self {
-        self.methods = self.methods.map(|before| methods.or(&before));
+        self.calls.methods = self.calls.methods.map(|before| methods.or(&before));
+        self
+    }
+
+    /// What the service's owner wants, as gRPC's service config has it; see [`ServiceConfig`]. What the
+    /// program itself says goes before it: of a method, of [throttling](Self::throttle) and of the
+    /// [policy](Self::policy). Nothing, unless set.
+    ///
+    /// # Errors
+    /// When it is none, with the path of what is wrong.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tonic_fleet::Error> {
+    /// use tonic_fleet::Channel;
+    ///
+    /// let channel = Channel::builder("static://10.0.0.5:50051/shop".parse()?)
+    ///     .service_config(r#"{ "methodConfig": [{ "name": [{}], "timeout": "2s" }] }"#)?
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn service_config(mut self, json: &str) -> Result<Self, Error> {
+        self.calls.config = json.parse()?;
+        Ok(self)
+    }
+
+    /// The service's configuration is in the registry, beside its instances, and holds as soon as it changes
+    /// there. Not looked for, unless set.
+    ///
+    /// In etcd it is the value of the key `/fleet/config/services/{name}`, or what
+    /// [`Registry::config_key`](crate::etcd::Registry::config_key) says for another layout or prefix. One that
+    /// is bad changes nothing: the last good one holds, and [`Event::Misconfigured`](crate::Event) tells.
+    /// While there is none, that of [`service_config`](Self::service_config) holds; while the registry is
+    /// away, the last one. Which health service is asked does not change while a channel lives.
+    #[cfg(feature = "etcd")]
+    pub fn config_from_registry(mut self) -> Self {
+        self.calls.configs = Live::Registry;
+        self
+    }
+
+    /// The same from elsewhere: each item is the configuration's JSON from then on, or that there is none.
+    /// What was said last holds when the stream ends.
+    pub fn config_from<S>(mut self, configs: S) -> Self
+    where
+        S: Stream<Item = Option<String>> + Send + 'static,
+    {
+        self.calls.configs = Live::Given(Box::pin(configs));
         self
     }
 
     /// Nothing is sent again while too much fails. Whatever fails, unless set; see [`Throttle`].
     pub fn throttle(mut self, throttle: Throttle) -> Self {
-        self.throttle = Some(throttle);
+        self.calls.throttle = Some(throttle);
         self
     }
 
     /// How much may be sent again, all in all. A fifth of the calls and ten a second, unless set; `None` is
     /// without limit, as gRPC's own retries are. See [`Budget`].
     pub fn budget(mut self, budget: impl Into<Option<Budget>>) -> Self {
-        self.budget = budget.into();
+        self.calls.budget = budget.into();
         self
     }
 
     /// How often a call is sent at most, the first time included, whatever its method's configuration says.
     /// 5, unless set. From 1, which turns retries and hedging off, to 100.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
+        self.calls.max_attempts = attempts;
         self
     }
 
     pub(super) fn check_methods(&self) -> Result<(), Error> {
-        self.throttle.as_ref().map_or(Ok(()), Throttle::check)?;
-        self.budget.as_ref().map_or(Ok(()), Budget::check)?;
-        ranged("max_attempts", self.max_attempts, 1, 100)
+        self.calls
+            .throttle
+            .as_ref()
+            .map_or(Ok(()), Throttle::check)?;
+        self.calls.budget.as_ref().map_or(Ok(()), Budget::check)?;
+        ranged("max_attempts", self.calls.max_attempts, 1, 100)
+    }
+
+    /// Asks for the health of the service that the configuration names, unless somebody else is asked.
+    pub(super) fn ask_as_configured(self) -> Self {
+        match self.calls.config.health.clone() {
+            Some(service) if self.checks.is_empty() => self.health(Grpc::watch(service)),
+            _ => self,
+        }
+    }
+
+    /// What is wanted of calls, what may change that, and the policy to begin with.
+    pub(super) fn take_calls(&mut self) -> Result<(Wanted, Configured, Arc<dyn Policy>), Error> {
+        let calls = std::mem::take(&mut self.calls);
+        let told = match calls.configs {
+            Live::Nowhere => None,
+            Live::Given(configs) => Some(configs),
+            Live::Registry => Some(self.configs_in_registry()?),
+        };
+        let own = Own {
+            methods: calls.methods?,
+            throttle: calls.throttle,
+            max_attempts: calls.max_attempts,
+        };
+        let wanted = Wanted::new(own, &calls.config);
+        let (policy, may_change) = match (self.policy.take(), &calls.config.policy) {
+            (Some(own), _) => (own, None),
+            (None, Some(named)) => (Arc::clone(&named.policy), Some(Arc::clone(&named.policy))),
+            (None, None) => {
+                let usual: Arc<dyn Policy> = Arc::new(LeastLoaded);
+                (Arc::clone(&usual), Some(usual))
+            }
+        };
+        let configured = Configured::new(told, calls.config, may_change);
+        Ok((wanted, configured, policy))
+    }
+
+    #[cfg(feature = "etcd")]
+    fn configs_in_registry(&self) -> Result<Configs, Error> {
+        let refuse = |what: String| {
+            Err(Error::config(format!(
+                "config_from_registry: {what}; give what it says to config_from"
+            )))
+        };
+        match &self.source {
+            Source::Target(target) if target.scheme() == crate::Scheme::Etcd => {
+                let registry = crate::etcd::Registry::open(target.registry())?;
+                Ok(registry.configs(&self.service))
+            }
+            Source::Target(target) => refuse(format!("{target} keeps no configuration")),
+            Source::Given(_) => refuse("the resolver was given, and not a URL".into()),
+        }
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    fn configs_in_registry(&self) -> Result<Configs, Error> {
+        Err(Error::config(
+            "config_from_registry needs the feature `etcd`; add it in Cargo.toml",
+        ))
     }
 }

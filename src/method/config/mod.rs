@@ -56,8 +56,15 @@ use crate::{Error, balance::Policy, parse::from_text};
 pub struct ServiceConfig {
     pub(crate) methods: Methods,
     pub(crate) throttle: Option<Throttle>,
-    pub(crate) policy: Option<Arc<dyn Policy>>,
+    pub(crate) policy: Option<Named>,
     pub(crate) health: Option<String>,
+}
+
+/// A policy, and what it is called there.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) policy: Arc<dyn Policy>,
 }
 
 impl ServiceConfig {
@@ -73,7 +80,7 @@ impl ServiceConfig {
 
     /// How calls are shared out, if it says so.
     pub fn policy(&self) -> Option<&Arc<dyn Policy>> {
-        self.policy.as_ref()
+        Some(&self.policy.as_ref()?.policy)
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tonic::Code;
 
 use super::{
-    ServiceConfig,
+    Named, ServiceConfig,
     node::{Node, shown},
 };
 use crate::{
@@ -189,13 +189,13 @@ fn throttle(node: &Node<'_>) -> Result<Throttle, Error> {
     Ok(throttle)
 }
 
-fn policy(root: &Node<'_>) -> Result<Option<Arc<dyn Policy>>, Error> {
+fn policy(root: &Node<'_>) -> Result<Option<Named>, Error> {
     if let Some(list) = root.get("loadBalancingConfig")? {
         let mut skipped = Vec::new();
         for node in list.list()? {
             let (name, settings) = node.only()?;
             match known(name, Some(&settings))? {
-                Some(policy) => return Ok(Some(policy)),
+                Some(policy) => return Ok(Some(named(name, policy))),
                 None => skipped.push(name),
             }
         }
@@ -213,7 +213,12 @@ fn policy(root: &Node<'_>) -> Result<Option<Arc<dyn Policy>>, Error> {
     }
     let policy = known(&name, None)?;
     let unknown = || node.wrong(format!("{name:?} is not known: {KNOWN}"));
-    policy.map(Some).ok_or_else(unknown)
+    Ok(Some(named(&name, policy.ok_or_else(unknown)?)))
+}
+
+fn named(name: &str, policy: Arc<dyn Policy>) -> Named {
+    let name = name.to_owned();
+    Named { name, policy }
 }
 
 const KNOWN: &str = "name one of round_robin, weighted_round_robin, least_request_experimental, \

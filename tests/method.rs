@@ -1,0 +1,469 @@
+//! What is wanted of each method's calls, and of one call, holds. In memory, in paused time.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+#[path = "../examples/echo/mod.rs"]
+mod echo;
+#[path = "support/net.rs"]
+mod net;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use echo::{EchoClient, EchoRequest};
+use futures_util::StreamExt;
+use net::{ByHand, Net, Running};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Code, Request, Status};
+use tonic_fleet::{
+    Builder, Channel, Direct, Endpoints, Event, Instance, InstanceId, ServedBy,
+    balance::{Call, Pick, Policy},
+    method::Method,
+    resolve::{Change, Publisher},
+};
+
+const UNARY: &str = "grpc.examples.echo.Echo/UnaryEcho";
+
+fn builder(net: &Net) -> (Publisher, Builder) {
+    let (publisher, resolve) = ByHand::new();
+    let builder = Channel::over("greeter".parse().unwrap(), resolve);
+    (publisher, builder.connect_with(net.clone()))
+}
+
+/// A channel to these, all of them ready.
+async fn to(net: &Net, instances: impl IntoIterator<Item = Instance>) -> (Publisher, Channel) {
+    let (publisher, builder) = builder(net);
+    let channel = builder.build().unwrap();
+    let instances: Vec<_> = instances.into_iter().collect();
+    let n = instances.len();
+    publisher.reset(instances);
+    channel.ready(n).await;
+    (publisher, channel)
+}
+
+async fn ask_with(channel: &Channel, request: Request<EchoRequest>) -> Result<String, Status> {
+    let response = EchoClient::new(channel.clone()).unary_echo(request).await?;
+    let served = response.extensions().get::<ServedBy>().unwrap();
+    Ok(served.id().to_string())
+}
+
+async fn ask(channel: &Channel) -> Result<String, Status> {
+    ask_with(channel, Request::new(EchoRequest::default())).await
+}
+
+async fn ask_directed(channel: &Channel, direct: &Direct) -> Result<String, Status> {
+    let mut request = Request::new(EchoRequest::default());
+    request.extensions_mut().insert(direct.clone());
+    ask_with(channel, request).await
+}
+
+/// Who answers so many calls.
+async fn who(channel: &Channel, direct: &Direct, calls: usize) -> BTreeSet<String> {
+    let mut who = BTreeSet::new();
+    for _ in 0..calls {
+        who.insert(ask_directed(channel, direct).await.unwrap());
+    }
+    who
+}
+
+/// Returns when it knows of so many, and so many of them are ready.
+async fn has(channel: &Channel, known: usize, ready: usize) {
+    let mut view = channel.view();
+    while (view.known().len(), view.ready().len()) != (known, ready) {
+        view = channel.changed(view.number()).await;
+    }
+}
+
+fn id(id: &str) -> InstanceId {
+    id.parse().unwrap()
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tightest_time_limit_of_call_method_and_channel_holds() {
+    for (call, method, channel, tightest) in [
+        (Some(100), Some(200), Some(300), 100),
+        (Some(300), Some(100), Some(200), 100),
+        (Some(300), Some(200), Some(100), 100),
+        (None, Some(100), None, 100),
+        (Some(200), Some(100), None, 100),
+        (None, None, Some(100), 100),
+    ] {
+        let (_publisher, mut builder) = builder(&Net::default());
+        if let Some(limit) = method {
+            builder = builder.method(UNARY, Method::new().timeout(ms(limit)));
+        }
+        if let Some(limit) = channel {
+            builder = builder.timeout(ms(limit));
+        }
+        let channel = builder.build().unwrap();
+        let mut request = Request::new(EchoRequest::default());
+        if let Some(limit) = call {
+            request.set_timeout(ms(limit));
+        }
+        let began = Instant::now();
+
+        let status = ask_with(&channel, request).await.unwrap_err();
+
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(Instant::now() - began, ms(tightest));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_to_wait_fails_at_once_when_nobody_can_be_reached() {
+    let net = Net::default();
+    let (publisher, builder) = builder(&net);
+    let at_once = Method::new().wait_for_ready(false);
+    let channel = builder.method(UNARY, at_once).build().unwrap();
+    let mut events = channel.events();
+    publisher.reset([net.refusing("a")]);
+    while !matches!(events.next().await, Some(Event::Lost(..))) {}
+    let began = Instant::now();
+
+    let status = ask(&channel).await.unwrap_err();
+
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(Instant::now(), began);
+    let said = status.message();
+    assert!(
+        said.starts_with("greeter: 0 of 1 endpoints ready; a: "),
+        "{said}"
+    );
+    assert!(said.ends_with("; the call is not to wait"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_to_wait_waits_while_somebody_is_being_connected() {
+    let net = Net::default();
+    let a = net.serve("a");
+    let (publisher, builder) = builder(&net);
+    let at_once = Method::new().wait_for_ready(false);
+    let channel = builder.method(UNARY, at_once).build().unwrap();
+
+    let (answer, ()) = tokio::join!(ask(&channel), async {
+        publisher.reset([a.instance.clone()]);
+    });
+
+    assert_eq!(answer.unwrap(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_to_wait_outlasts_the_channels_patience() {
+    let net = Net::default();
+    let (publisher, builder) = builder(&net);
+    let waits = Method::new().wait_for_ready(true);
+    let channel = builder
+        .patience(ms(100))
+        .method(UNARY, waits)
+        .build()
+        .unwrap();
+    publisher.reset::<[Instance; 0]>([]);
+    let calling = ask(&channel);
+    tokio::pin!(calling);
+    assert!(timeout(ms(60_000), &mut calling).await.is_err());
+
+    let a = net.serve("a");
+    publisher.delta([Change::Put(Arc::new(a.instance.clone()))]);
+
+    assert_eq!(calling.await.unwrap(), "a");
+}
+
+/// A channel that is told its configuration, and how.
+fn configured(builder: Builder) -> (mpsc::UnboundedSender<Option<String>>, Channel) {
+    let (tell, told) = mpsc::unbounded_channel();
+    let builder = builder.config_from(UnboundedReceiverStream::new(told));
+    (tell, builder.build().unwrap())
+}
+
+fn limit(seconds: u64) -> String {
+    format!(r#"{{ "methodConfig": [{{ "name": [{{}}], "timeout": "{seconds}s" }}] }}"#)
+}
+
+fn limit_of(channel: &Channel) -> Option<String> {
+    let method = channel.method("/grpc.examples.echo.Echo/UnaryEcho")?;
+    Some(format!("{method:?}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_changes_while_the_channel_lives_and_a_bad_one_changes_nothing() {
+    let (_publisher, builder) = builder(&Net::default());
+    let (tell, channel) = configured(builder.service_config(&limit(9)).unwrap());
+    let mut events = channel.events();
+    let limit_is = |seconds: &str| limit_of(&channel).unwrap().contains(seconds);
+    assert!(limit_is("Some(9s)"));
+
+    tell.send(Some(limit(3))).unwrap();
+    assert!(matches!(events.next().await, Some(Event::Configured)));
+    assert!(limit_is("Some(3s)"));
+
+    tell.send(Some(limit(0))).unwrap();
+    let Some(Event::Misconfigured(why)) = events.next().await else {
+        panic!("it is bad");
+    };
+    let why = why.to_string();
+    assert!(
+        why.starts_with("service config: methodConfig[0].timeout: "),
+        "{why}"
+    );
+    assert!(limit_is("Some(3s)"));
+
+    tell.send(None).unwrap();
+    assert!(matches!(events.next().await, Some(Event::Configured)));
+    assert!(limit_is("Some(9s)"));
+
+    // The end of what it is told changes nothing, and costs nothing.
+    drop(tell);
+    assert!(timeout(ms(1000), events.next()).await.is_err());
+    assert!(limit_is("Some(9s)"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_program_says_goes_before_the_configuration() {
+    let (_publisher, builder) = builder(&Net::default());
+    let builder = builder.method(UNARY, Method::new().timeout(ms(7000)));
+    let (tell, channel) = configured(builder);
+    let mut events = channel.events();
+
+    let both = r#"{ "methodConfig": [
+        { "name": [{ "service": "grpc.examples.echo.Echo", "method": "UnaryEcho" }], "timeout": "1s" },
+        { "name": [{ "service": "other" }], "timeout": "2s" }
+    ]}"#;
+    tell.send(Some(both.into())).unwrap();
+    events.next().await;
+
+    assert!(limit_of(&channel).unwrap().contains("Some(7s)"));
+    assert!(channel.method("/other/Any").is_some() && channel.method("/more/Any").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configuration_says_how_calls_are_shared_out() {
+    let net = Net::default();
+    let all = [net.serve("a"), net.serve("b")];
+    let (publisher, builder) = builder(&net);
+    let (tell, channel) = configured(builder);
+    let mut events = channel.events();
+    let heavy = all[0].instance.clone().weight(9);
+    publisher.reset([heavy, all[1].instance.clone()]);
+    channel.ready(2).await;
+
+    let mut shares = Vec::new();
+    for policy in ["round_robin", "weighted_round_robin"] {
+        let config = format!(r#"{{ "loadBalancingConfig": [{{ "{policy}": {{}} }}] }}"#);
+        tell.send(Some(config)).unwrap();
+        while !matches!(events.next().await, Some(Event::Configured)) {}
+        let before = channel.view().known()[0].calls();
+        for _ in 0..100 {
+            ask(&channel).await.unwrap();
+        }
+        shares.push(channel.view().known()[0].calls() - before);
+    }
+
+    assert_eq!(shares, [50, 90]);
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_is_refused_when_the_channel_is_built() {
+    type With = fn(Builder) -> Result<Builder, tonic_fleet::Error>;
+    let cases: [(With, &str); 6] = [
+        (
+            |b| Ok(b.method("a b", Method::new())),
+            "method \"a b\": a name is",
+        ),
+        (
+            |b| Ok(b.method("", Method::new().timeout(ms(0)))),
+            "timeout is 0",
+        ),
+        (|b| Ok(b.max_attempts(0)), "max_attempts is 0"),
+        (|b| Ok(b.max_attempts(101)), "max_attempts is 101"),
+        (|b| b.service_config("{"), "it is not JSON"),
+        (
+            |b| b.service_config(r#"{ "methodConfig": 1 }"#),
+            "methodConfig: 1 is not a list",
+        ),
+    ];
+    for (with, why) in cases {
+        let (_publisher, builder) = builder(&Net::default());
+
+        let refused = with(builder).and_then(Builder::build).unwrap_err();
+
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+}
+
+fn in_zone(server: &Running, zone: &str) -> Instance {
+    server.instance.clone().zone(zone)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_call_goes_there_and_nowhere_else() {
+    let net = Net::default();
+    let all = ["a", "b", "c"].map(|id| net.serve(id));
+    let (_publisher, channel) = to(&net, all.iter().map(|one| one.instance.clone())).await;
+
+    let answered = who(&channel, &Direct::to(id("b")), 30).await;
+
+    assert_eq!(answered, ["b".to_owned()].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_pinned_to_one_that_drains_still_goes_there() {
+    let net = Net::default();
+    let all = ["a", "b"].map(|id| net.serve(id));
+    let (publisher, channel) = to(&net, all.iter().map(|one| one.instance.clone())).await;
+    let idle = all[1].instance.clone().weight(0);
+    publisher.delta([Change::Put(Arc::new(idle))]);
+    has(&channel, 2, 1).await;
+
+    let answered = ask_directed(&channel, &Direct::to(id("b"))).await;
+
+    assert_eq!(answered.unwrap(), "b");
+    assert_eq!(ask(&channel).await.unwrap(), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_pinned_to_one_who_is_not_there_says_so() {
+    let net = Net::default();
+    let (a, broken) = (net.serve("a"), net.refusing("b"));
+    let (publisher, channel) = to(&net, [a.instance.clone()]).await;
+    publisher.delta([Change::Put(Arc::new(broken))]);
+    has(&channel, 2, 1).await;
+    let began = Instant::now();
+
+    let unknown = ask_directed(&channel, &Direct::to(id("z")))
+        .await
+        .unwrap_err();
+    let at_once = Instant::now() - began;
+    let away = ask_directed(&channel, &Direct::to(id("b")))
+        .await
+        .unwrap_err();
+
+    assert_eq!(
+        (unknown.code(), away.code()),
+        (Code::Unavailable, Code::Unavailable)
+    );
+    assert_eq!(at_once, Duration::ZERO);
+    let said = unknown.message();
+    assert!(
+        said.contains("instance z is wanted, and is not among the "),
+        "{said}"
+    );
+    assert_eq!(
+        Instant::now() - began,
+        Duration::from_secs(5),
+        "it may be back in time"
+    );
+    let said = away.message();
+    assert!(
+        said.contains("; wanted: instance b, which is broken"),
+        "{said}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_call_waits_until_its_server_is_back() {
+    let net = Net::default();
+    let a = net.serve("a");
+    let (publisher, channel) = to(&net, [a.instance.clone()]).await;
+    publisher.delta([Change::Put(Arc::new(net.refusing("b")))]);
+    has(&channel, 2, 1).await;
+    let pinned = Direct::to(id("b"));
+    let calling = ask_directed(&channel, &pinned);
+    tokio::pin!(calling);
+    assert!(timeout(ms(1000), &mut calling).await.is_err());
+
+    let _b = net.serve("b");
+
+    assert_eq!(calling.await.unwrap(), "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_to_be_avoided_is() {
+    let net = Net::default();
+    let all = ["a", "b", "c"].map(|id| net.serve(id));
+    let (_publisher, channel) = to(&net, all.iter().map(|one| one.instance.clone())).await;
+
+    let two = who(&channel, &Direct::avoiding([id("b")]), 100).await;
+    let nobody = Direct::avoiding(["a", "b", "c"].map(id)).or_any();
+    let refused = ask_directed(&channel, &nobody).await.unwrap_err();
+
+    assert_eq!(two, ["a", "c"].map(str::to_owned).into());
+    assert_eq!(refused.code(), Code::Unavailable);
+    let said = refused.message();
+    assert!(
+        said.contains("; wanted: not a, not b, not c, or any"),
+        "{said}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_for_a_zone_or_a_tag_goes_elsewhere_only_if_it_may() {
+    let net = Net::default();
+    let all = ["a", "b", "c", "d"].map(|id| net.serve(id));
+    let zones = ["eu", "eu", "us", "us"];
+    let placed =
+        |n: usize| in_zone(&all[n], zones[n]).tag("tier", if n % 2 == 0 { "gold" } else { "iron" });
+    let (publisher, channel) = to(&net, (0..4).map(placed)).await;
+
+    let europe = who(&channel, &Direct::zone("eu"), 60).await;
+    let gold = who(&channel, &Direct::tag("tier", "gold"), 60).await;
+    let both = who(&channel, &Direct::tag("tier", "gold").and_zone("us"), 30).await;
+    publisher.delta(["a", "b"].map(|name| Change::Remove(id(name))));
+    has(&channel, 2, 2).await;
+    let anywhere = who(&channel, &Direct::zone("eu").or_any(), 60).await;
+    let nowhere = ask_directed(&channel, &Direct::zone("eu"))
+        .await
+        .unwrap_err();
+
+    assert_eq!(europe, ["a", "b"].map(str::to_owned).into());
+    assert_eq!(gold, ["a", "c"].map(str::to_owned).into());
+    assert_eq!(both, ["c".to_owned()].into());
+    assert_eq!(anywhere, ["c", "d"].map(str::to_owned).into());
+    let said = nowhere.message();
+    assert!(
+        said.contains("2 of 2 endpoints ready; wanted: zone eu"),
+        "{said}"
+    );
+}
+
+/// What has the same key goes to the same place.
+#[derive(Debug)]
+struct ByKey;
+
+#[derive(Debug)]
+struct Places(usize);
+
+impl Policy for ByKey {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
+        Box::new(Places(ready.len()))
+    }
+}
+
+impl Pick for Places {
+    fn pick(&self, call: &Call<'_>) -> usize {
+        let key = call.key().expect("every call here has one");
+        key.iter().map(|&byte| usize::from(byte)).sum::<usize>() % self.0
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_sees_the_key_of_a_call() {
+    let net = Net::default();
+    let all = ["a", "b", "c"].map(|id| net.serve(id));
+    let (publisher, builder) = builder(&net);
+    let channel = builder.policy(ByKey).build().unwrap();
+    publisher.reset(all.iter().map(|one| one.instance.clone()));
+    channel.ready(3).await;
+
+    for (key, place) in [([0], "a"), ([1], "b"), ([2], "c"), ([4], "b")] {
+        assert_eq!(
+            who(&channel, &Direct::by_key(key), 10).await,
+            [place.to_owned()].into()
+        );
+    }
+}
