@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use etcd::Etcd;
 use etcd_client::{PutOptions, Txn, TxnOp};
+use futures_util::StreamExt;
 use greeter::{SETTLED, SOON, key, knows, put, read, registry, value};
 use reader::Reader;
-use tokio::time::{Instant, sleep};
-use tonic_fleet::etcd::Registry;
+use tokio::time::{Instant, sleep, timeout};
+use tonic_fleet::{Channel, Event, Events, etcd::Registry};
 
 #[tokio::test]
 async fn each_change_is_told_within_milliseconds() {
@@ -388,4 +389,57 @@ async fn a_put_without_its_lease_is_still_the_same_instance() {
     knows(&mut reader, &["a", "b"]).await;
 
     assert_eq!(reader.told(), ["+b"], "the same again is no news");
+}
+
+fn config(seconds: u32) -> String {
+    format!(r#"{{ "methodConfig": [{{ "name": [{{}}], "timeout": "{seconds}s" }}] }}"#)
+}
+
+/// What a channel tells of its configuration next; `None` when it was read.
+async fn reconfigured(events: &mut Events) -> Option<String> {
+    let told = async {
+        loop {
+            match events.next().await.expect("the channel lives") {
+                Event::Configured => return None,
+                Event::Misconfigured(why) => return Some(why.to_string()),
+                _ => {}
+            }
+        }
+    };
+    timeout(2 * SOON, told).await.expect("it is told in time")
+}
+
+#[tokio::test]
+async fn the_configuration_beside_a_service_is_followed_and_a_bad_one_changes_nothing() {
+    const KEY: &str = "/fleet/config/services/greeter";
+    let mut etcd = Etcd::start().await;
+    etcd.put(KEY, config(1)).await;
+    let target = format!("{}/greeter", etcd.url()).parse().unwrap();
+    let builder = Channel::builder(target).service_config(&config(9)).unwrap();
+    let channel = builder.config_from_registry().build().unwrap();
+    let mut events = channel.events();
+    let limit = || format!("{:?}", channel.method("/any.Service/Method").unwrap());
+
+    assert_eq!(reconfigured(&mut events).await, None);
+    assert!(limit().contains("Some(1s)"), "{}", limit());
+
+    etcd.put(KEY, r#"{ "methodConfig": [{ "name": 7 }] }"#)
+        .await;
+    let why = reconfigured(&mut events).await.expect("it is bad");
+    assert_eq!(why, "service config: methodConfig[0].name: 7 is not a list");
+    assert!(limit().contains("Some(1s)"), "{}", limit());
+
+    etcd.kill();
+    etcd.restart().await;
+    etcd.put(KEY, config(3)).await;
+    assert_eq!(reconfigured(&mut events).await, None);
+    assert!(limit().contains("Some(3s)"), "{}", limit());
+
+    etcd.delete(KEY).await;
+    assert_eq!(reconfigured(&mut events).await, None);
+    assert!(
+        limit().contains("Some(9s)"),
+        "the program's own: {}",
+        limit()
+    );
 }

@@ -77,28 +77,32 @@ async fn next(told: &mut Receiver<Option<Option<String>>>) -> Option<Option<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::{Etcd, layout};
 
     #[tokio::test]
     async fn a_configuration_stands_where_no_layout_reads_an_instance() {
-        for name in ["json", "plain", "go-zero", "kratos", "kitex", "go-micro"] {
-            let layout = layout::named(Some(name), None).unwrap();
-            let etcd = Etcd::connect(["127.0.0.1:1"]).unwrap();
-            let registry = Registry::over(etcd).layout(layout);
-            for service in ["greeter", "shop/cart", "fleet", "config"] {
-                let service: ServiceName = service.parse().unwrap();
+        for layout in ["json", "plain", "go-zero", "kratos", "kitex", "go-micro"] {
+            let url = format!("etcd://127.0.0.1:1?layout={layout}");
+            let registry = Registry::open(&url.parse().unwrap()).unwrap();
+            for name in ["greeter", "shop/cart", "fleet", "fleet/config"] {
+                let service: ServiceName = name.parse().unwrap();
 
                 let key = registry.config_key(&service);
 
-                assert!(
-                    !key.starts_with(&registry.way().prefix(&service)),
-                    "{name}: {key}"
-                );
-                assert!(
-                    key.ends_with(service.as_str().rsplit('/').next().unwrap()),
-                    "{key}"
-                );
+                assert!(!registry.way().owns(&service, &key), "{layout}: {key}");
+                assert!(key.starts_with("/fleet/config/"), "{layout}: {key}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_configuration_has_the_place_of_its_service_under_a_name_of_its_own() {
+        for (url, key) in [
+            ("etcd://h1", "/fleet/config/services/shop/cart"),
+            ("etcd://h1?prefix=/prod/", "/fleet/config/prod/shop/cart"),
+        ] {
+            let registry = Registry::open(&url.parse().unwrap()).unwrap();
+
+            assert_eq!(registry.config_key(&"shop/cart".parse().unwrap()), key);
         }
     }
 }

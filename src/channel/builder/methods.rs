@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures_core::Stream;
 
-use super::{Builder, Source};
+use super::Builder;
+#[cfg(feature = "etcd")]
+use super::Source;
 use crate::{
     Error,
     balance::{LeastLoaded, Policy},
@@ -29,6 +31,7 @@ pub(super) struct Calls {
 /// Where a configuration comes from that may change.
 enum Live {
     Nowhere,
+    #[cfg(feature = "etcd")]
     Registry,
     Given(Configs),
 }
@@ -151,6 +154,7 @@ impl Builder {
         let told = match calls.configs {
             Live::Nowhere => None,
             Live::Given(configs) => Some(configs),
+            #[cfg(feature = "etcd")]
             Live::Registry => Some(self.configs_in_registry()?),
         };
         let own = Own {
@@ -186,12 +190,5 @@ impl Builder {
             Source::Target(target) => refuse(format!("{target} keeps no configuration")),
             Source::Given(_) => refuse("the resolver was given, and not a URL".into()),
         }
-    }
-
-    #[cfg(not(feature = "etcd"))]
-    fn configs_in_registry(&self) -> Result<Configs, Error> {
-        Err(Error::config(
-            "config_from_registry needs the feature `etcd`; add it in Cargo.toml",
-        ))
     }
 }

@@ -34,7 +34,7 @@ impl<'v> Node<'v> {
     }
 
     /// The member of this name, if there is one.
-    pub(super) fn get(&self, name: &str) -> Result<Option<Node<'v>>, Error> {
+    pub(super) fn get(&self, name: &str) -> Result<Option<Self>, Error> {
         let object = self
             .value
             .as_object()
@@ -44,13 +44,13 @@ impl<'v> Node<'v> {
     }
 
     /// The member of this name, which there must be.
-    pub(super) fn need(&self, name: &str) -> Result<Node<'v>, Error> {
+    pub(super) fn need(&self, name: &str) -> Result<Self, Error> {
         let missing = || self.member(name, self.value).wrong("it is required");
         self.get(name)?.ok_or_else(missing)
     }
 
     /// The one member there is, and its name.
-    pub(super) fn only(&self) -> Result<(&'v str, Node<'v>), Error> {
+    pub(super) fn only(&self) -> Result<(&'v str, Self), Error> {
         let members = self
             .value
             .as_object()
@@ -62,12 +62,12 @@ impl<'v> Node<'v> {
         }
     }
 
-    fn member(&self, name: &str, value: &'v Value) -> Node<'v> {
+    fn member(&self, name: &str, value: &'v Value) -> Self {
         let path = match &*self.path {
             "" => name.to_owned(),
             path => format!("{path}.{name}"),
         };
-        Node { value, path }
+        Self { value, path }
     }
 
     pub(super) fn list(&self) -> Result<impl Iterator<Item = Node<'v>> + use<'v>, Error> {
