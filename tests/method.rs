@@ -406,8 +406,8 @@ async fn a_call_for_a_zone_or_a_tag_goes_elsewhere_only_if_it_may() {
     let net = Net::default();
     let all = ["a", "b", "c", "d"].map(|id| net.serve(id));
     let zones = ["eu", "eu", "us", "us"];
-    let placed =
-        |n: usize| in_zone(&all[n], zones[n]).tag("tier", if n % 2 == 0 { "gold" } else { "iron" });
+    let tiers = ["gold", "iron", "gold", "iron"];
+    let placed = |n: usize| in_zone(&all[n], zones[n]).tag("tier", tiers[n]);
     let (publisher, channel) = to(&net, (0..4).map(placed)).await;
 
     let europe = who(&channel, &Direct::zone("eu"), 60).await;

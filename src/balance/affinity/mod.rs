@@ -20,7 +20,8 @@ use crate::{Endpoint, Endpoints, Error};
 ///
 /// Calls with the same value of a header go to the same endpoint, whichever client makes them: hashes are
 /// XXH64, as in gRPC and Envoy, of the value and of the instances' ids. Which addresses the instances have, and in
-/// what order they came, makes no difference. A call without the header goes anywhere.
+/// what order they came, makes no difference. A [key](Call::key) that a call was given counts as the header's value,
+/// and before it. A call with neither goes anywhere.
 ///
 /// When the endpoint is not ready, the call goes to a second choice of its own, so that what was one endpoint's
 /// is shared out among all others.
@@ -65,6 +66,9 @@ impl Affinity {
 
     /// What stands for all calls that belong to this one.
     fn hash(&self, call: &Call<'_>) -> u64 {
+        if let Some(key) = call.key() {
+            return XxHash64::oneshot(0, key);
+        }
         let values = self.header.iter();
         let mut values = values.flat_map(|header| call.headers().get_all(header));
         let Some(first) = values.next() else {
@@ -215,6 +219,23 @@ mod tests {
 
             assert_eq!(first, again, "{policy:?}");
             assert_eq!(first, another, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_counts_as_the_header_does() {
+        let ready = conform::endpoints(&[1; 20]);
+        for policy in all(&by_user()) {
+            let pick = policy.over(&ready);
+            for user in 0..50 {
+                let (of_user, nobody) = (of_user(user), HeaderMap::new());
+                let key = user.to_string();
+                let by_key = Call::new("/a.B/C", &nobody).with_key(key.as_bytes());
+
+                let place = pick.pick(&Call::new("/a.B/C", &of_user));
+
+                assert_eq!(pick.pick(&by_key), place, "{policy:?}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error,
-    balance::{self, LeastLoaded, Policy, Weighted},
+    balance::{self, Affinity, LeastLoaded, PickFirst, Policy, RingHash, Weighted},
     method::{
         Hedge, Method, Methods, Retry, Throttle,
         codes::{self, Codes},
@@ -221,8 +221,8 @@ fn named(name: &str, policy: Arc<dyn Policy>) -> Named {
     Named { name, policy }
 }
 
-const KNOWN: &str = "name one of round_robin, weighted_round_robin, least_request_experimental, \
-    random, weighted, weighted_random, least_loaded";
+const KNOWN: &str = "name one of round_robin, weighted_round_robin, pick_first, ring_hash_experimental, \
+    least_request_experimental, or a policy of this crate";
 
 fn known(name: &str, settings: Option<&Node<'_>>) -> Result<Option<Arc<dyn Policy>>, Error> {
     let setting = |name| settings.map_or(Ok(None), |settings| settings.get(name));
@@ -243,6 +243,14 @@ fn known(name: &str, settings: Option<&Node<'_>>) -> Result<Option<Arc<dyn Polic
             }
             Some(Arc::new(LeastLoaded))
         }
+        "pick_first" => {
+            let shuffle = setting("shuffleAddressList")?;
+            match shuffle.as_ref().map(Node::truth).transpose()? {
+                Some(true) => Some(Arc::new(PickFirst::default())),
+                _ => Some(Arc::new(PickFirst::in_order())),
+            }
+        }
+        "ring_hash" | "ring_hash_experimental" => Some(Arc::new(ring(&setting)?)),
         name => {
             let policy = balance::named(name).ok();
             if policy.is_some() {
@@ -252,6 +260,33 @@ fn known(name: &str, settings: Option<&Node<'_>>) -> Result<Option<Arc<dyn Polic
             policy
         }
     })
+}
+
+fn ring<'v>(
+    setting: &impl Fn(&'static str) -> Result<Option<Node<'v>>, Error>,
+) -> Result<RingHash, Error> {
+    let size = |name, usual: u32| match setting(name)? {
+        None => Ok(usual),
+        Some(node) => match node.whole()? {
+            size @ 1..=8_388_608 => Ok(size),
+            size => Err(node.wrong(format!("it is {size}: it is from 1 to 8388608"))),
+        },
+    };
+    // Gigantic rings cost every client memory: gRPC's clients go no further than this either.
+    let [least, most] = [size("minRingSize", 1024)?, size("maxRingSize", 4096)?];
+    let (least, most) = (least.min(4096), most.min(4096));
+    if least > most {
+        let node = setting("minRingSize")?;
+        let why = format!("it is {least}: maxRingSize is {most}");
+        return Err(node.map_or_else(|| Error::config(why.clone()), |node| node.wrong(&why)));
+    }
+    let affinity = match setting("requestHashHeader")? {
+        Some(node) if !node.text()?.is_empty() => {
+            Affinity::header(node.text()?).map_err(|error| node.wrong(error.to_string()))?
+        }
+        _ => Affinity::default(),
+    };
+    Ok(RingHash::by(affinity).entries(least as usize, most as usize))
 }
 
 fn health(root: &Node<'_>) -> Result<Option<String>, Error> {

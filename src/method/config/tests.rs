@@ -495,8 +495,8 @@ fn the_rest_of_the_malformed_is_refused_with_its_path() {
             "loadBalancingPolicy: 1 is not a text",
         ),
         (
-            json!({ "loadBalancingPolicy": "pick_first" }),
-            "loadBalancingPolicy: \"pick_first\" is not known: name one of round_robin",
+            json!({ "loadBalancingPolicy": "grpclb" }),
+            "loadBalancingPolicy: \"grpclb\" is not known: name one of round_robin",
         ),
         (
             json!({ "loadBalancingConfig": {} }),
@@ -525,6 +525,22 @@ fn the_rest_of_the_malformed_is_refused_with_its_path() {
         (
             json!({ "loadBalancingConfig": [{ "least_request_experimental": { "choiceCount": 1 } }] }),
             "loadBalancingConfig[0].least_request_experimental.choiceCount: it is less than 2",
+        ),
+        (
+            json!({ "loadBalancingConfig": [{ "pick_first": { "shuffleAddressList": 1 } }] }),
+            "loadBalancingConfig[0].pick_first.shuffleAddressList: 1 is not true or false",
+        ),
+        (
+            json!({ "loadBalancingConfig": [{ "ring_hash": { "minRingSize": 9_000_000 } }] }),
+            "loadBalancingConfig[0].ring_hash.minRingSize: it is 9000000: it is from 1 to 8388608",
+        ),
+        (
+            json!({ "loadBalancingConfig": [{ "ring_hash": { "minRingSize": 9, "maxRingSize": 8 } }] }),
+            "loadBalancingConfig[0].ring_hash.minRingSize: it is 9: maxRingSize is 8",
+        ),
+        (
+            json!({ "loadBalancingConfig": [{ "ring_hash": { "requestHashHeader": "a b" } }] }),
+            "loadBalancingConfig[0].ring_hash.requestHashHeader: \"a b\" is no name of a header",
         ),
         (
             json!({ "healthCheckConfig": "x" }),
