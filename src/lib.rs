@@ -60,7 +60,7 @@
 //!
 //! # Features
 //!
-//! `etcd` and `server` are on by default. `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
+//! `etcd` and `server` are on by default. `consul` adds Consul agents, `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
 //! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` calls over tonic's own channels, and a
 //! feed for its balancer; `coord` locks and elections on etcd; `testing` the suite that our own registries are held to, for
 //! one's own. Features only add.
@@ -72,6 +72,8 @@ mod backoff;
 pub mod balance;
 mod channel;
 pub mod codec;
+#[cfg(feature = "consul")]
+pub mod consul;
 #[cfg(feature = "coord")]
 pub mod coord;
 mod deadline;

@@ -58,7 +58,7 @@ pub struct Wish {
     /// What it says while it is well.
     pub(super) own: Arc<Instance>,
     /// Why it is not, if its checks say so.
-    pub(super) unwell: Option<Error>,
+    pub(crate) unwell: Option<Error>,
     /// Grows with every change.
     pub(super) version: u64,
 }

@@ -44,6 +44,8 @@ mod health;
 pub mod heartbeat;
 mod keeper;
 mod leave;
+#[cfg(any(feature = "etcd", feature = "consul"))]
+mod life;
 mod open;
 mod registrar;
 mod registration;
@@ -52,9 +54,9 @@ mod serve;
 
 use std::{pin::Pin, sync::Arc};
 
-#[cfg(feature = "etcd")]
-pub(crate) use address::connect;
 pub use keeper::{Keeper, Wish, keep};
+#[cfg(any(feature = "etcd", feature = "consul"))]
+pub(crate) use life::{Life, look};
 pub use open::open;
 pub use registrar::Registrar;
 pub use registration::{Registration, State, States};

@@ -12,7 +12,8 @@ use crate::{Error, Memory, RegistryUrl, Result, Scheme};
 /// # Errors
 /// `Config` when nothing can be registered there, or the feature for it is missing.
 pub fn open(url: &RegistryUrl) -> Result<Arc<dyn Register>> {
-    if matches!(url.scheme(), Scheme::Memory | Scheme::Etcd) && !url.path().is_empty() {
+    let writable = matches!(url.scheme(), Scheme::Memory | Scheme::Etcd | Scheme::Consul);
+    if writable && !url.path().is_empty() {
         let path = url.path();
         return Err(Error::config(format!(
             "register at {url}: a path names no registry; leave out `/{path}` and name the service `{path}/…`"
@@ -32,8 +33,14 @@ pub fn open(url: &RegistryUrl) -> Result<Arc<dyn Register>> {
         Scheme::Etcd => Err(Error::config(format!(
             "register at {url}: etcd:// needs the feature `etcd`; add it in Cargo.toml"
         ))),
+        #[cfg(feature = "consul")]
+        Scheme::Consul => Ok(Arc::new(crate::consul::Registry::open(url)?)),
+        #[cfg(not(feature = "consul"))]
+        Scheme::Consul => Err(Error::config(format!(
+            "register at {url}: consul:// needs the feature `consul`; add it in Cargo.toml"
+        ))),
         scheme => Err(Error::config(format!(
-            "register at {url}: {scheme}:// is only read; servers register at etcd:// or memory://"
+            "register at {url}: {scheme}:// is only read; servers register at etcd://, consul:// or memory://"
         ))),
     }
 }
@@ -44,7 +51,11 @@ mod tests {
 
     #[test]
     fn a_path_is_refused_and_not_passed_over() {
-        for url in ["etcd://127.0.0.1:2379/shop", "memory://shop"] {
+        for url in [
+            "etcd://127.0.0.1:2379/shop",
+            "consul://127.0.0.1/shop",
+            "memory://shop",
+        ] {
             let refused = open(&url.parse().unwrap()).err().unwrap();
 
             assert!(

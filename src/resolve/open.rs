@@ -26,7 +26,9 @@ pub fn open(target: &Target) -> Result<Arc<dyn Resolve>, Error> {
         Scheme::Etcd => Ok(Arc::new(crate::etcd::Registry::open(target.registry())?)),
         #[cfg(feature = "dns")]
         Scheme::Dns => Ok(Arc::new(super::Dns::of(target)?)),
-        #[cfg(not(all(feature = "etcd", feature = "dns")))]
+        #[cfg(feature = "consul")]
+        Scheme::Consul => Ok(Arc::new(crate::consul::Registry::open(target.registry())?)),
+        #[cfg(not(all(feature = "etcd", feature = "dns", feature = "consul")))]
         scheme => Err(Error::config(format!(
             "open {target}: {scheme}:// needs the feature `{scheme}`; add it in Cargo.toml"
         ))),

@@ -4,6 +4,7 @@
 mod fuzz;
 mod query;
 mod read;
+mod secret;
 mod text;
 mod url;
 
@@ -11,6 +12,8 @@ use std::{env, fmt, str::FromStr};
 
 #[cfg(feature = "dns")]
 pub(crate) use read::check_name;
+#[cfg(feature = "consul")]
+pub(crate) use secret::Secret;
 pub use url::{RegistryUrl, Scheme};
 
 use crate::{Address, Error, ServiceName, parse::from_text};
@@ -71,7 +74,7 @@ impl Target {
         self.registry.scheme()
     }
 
-    /// The members of the etcd cluster, or the addresses of a static list; otherwise none.
+    /// The members of the etcd cluster, the Consul agent, or the addresses of a static list; otherwise none.
     pub fn members(&self) -> &[Address] {
         self.registry.members()
     }
@@ -173,6 +176,10 @@ mod tests {
                 "_grpc._tcp.greeter.svc",
             ),
             ("dns://greeter.svc?srv=true", "greeter.svc"),
+            (
+                "consul://127.0.0.1:8500/shop/cart?dc=dc1&tag=a,b",
+                "shop/cart",
+            ),
         ] {
             let target = target(text);
             assert_eq!(target.service().as_str(), service);
@@ -213,6 +220,7 @@ mod tests {
                 "dns://greeter.svc.local:50051/greeter",
             ),
             ("dns://:50051", "greeter", "dns://greeter:50051"),
+            ("consul://h/shop", "cart", "consul://h:8500/shop/cart"),
         ] {
             let target = self::registry(registry).service(service).unwrap();
             assert_eq!(target.to_string(), whole);
@@ -227,7 +235,10 @@ mod tests {
             ("", "start with one of `etcd://`"),
             ("greeter", "start with one of `etcd://`"),
             ("http://h:2379/greeter", "unknown scheme \"http\""),
-            ("consul://h:8500/greeter", "not supported yet"),
+            ("consul://h1,h2/greeter", "several agents: name one"),
+            ("consul://u:pw@h/greeter", "knows no user"),
+            ("consul://h/", "the service is missing"),
+            ("consul://h/a?color=red", "unknown parameter \"color\""),
             ("etcd://h1/a b", "at byte 11"),
             ("etcd://h1/a#b", "a `#` at byte 11"),
             ("etcd:///greeter", "no host: write `host:port`"),
@@ -286,6 +297,12 @@ mod tests {
             "Target(etcd://user:***@h1:2379/greeter)"
         );
         assert!(!format!("{:#?}", registry(whole)).contains("secret"));
+        let consul = target("consul://h1/greeter?dc=a&token=secret");
+        assert_eq!(
+            consul.to_string(),
+            "consul://h1:8500/greeter?dc=a&token=***"
+        );
+        assert!(!format!("{:?}", consul.registry().query).contains("secret"));
         for wrong in [
             "etcd:/user:secret@h1/greeter",
             "user:secret@h1/greeter",
@@ -300,6 +317,14 @@ mod tests {
             "etcd://user:?secret=@h1/greeter",
             "etcd://user:#secret@h1/greeter",
             "etcd://user:secret\n@h1/greeter",
+            "consul://h1/greeter?token=secret&dc=",
+            "consul://h1/greeter?dc=&token=secret",
+            "consul://h1/a//b?token=secret",
+            "consul://h1/greeter?tokn=secret",
+            "consul://h1/greeter?token=a@secret",
+            "consul://h1/greeter?token=secret@a&dc=b",
+            "consul://h1/gree ter?token=secret",
+            "etcd://h1/greeter?token=secret",
         ] {
             let error = wrong.parse::<Target>().unwrap_err().chain();
             assert!(!error.contains("secret"), "{wrong}: {error}");

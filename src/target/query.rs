@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     Scheme,
+    secret::Secret,
     text::{decode, word},
 };
 use crate::ServiceName;
@@ -22,11 +23,21 @@ pub(crate) struct Query {
     pub(crate) service: Option<ServiceName>,
     pub(crate) srv: Option<bool>,
     pub(crate) server: Option<SocketAddr>,
+    pub(crate) dc: Option<Arc<str>>,
+    pub(crate) ns: Option<Arc<str>>,
+    pub(crate) near: Option<Arc<str>>,
+    pub(crate) tag: Vec<Arc<str>>,
+    pub(crate) passing: Option<bool>,
+    pub(crate) wait: Option<Duration>,
+    pub(crate) token: Option<Secret>,
 }
 
 /// Leases shorter than this are lost to a hiccup; longer ones keep the dead for days.
 const TTL: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(2)..=Duration::from_secs(24 * 60 * 60);
+
+/// Consul itself waits no longer than ten minutes; a shorter wait is a poll.
+const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// More than this in one value is a mistake.
 const LONGEST: usize = 4096;
@@ -40,6 +51,10 @@ impl Scheme {
             Self::File => &["service"],
             Self::Memory => &["ttl"],
             Self::Dns => &["srv", "server"],
+            Self::Consul => &[
+                "dc", "ns", "near", "tag", "passing", "wait", "ttl", "token", "tls", "ca", "cert",
+                "key",
+            ],
         }
     }
 }
@@ -86,7 +101,21 @@ impl Query {
             "weights" => self.weights = weights(value)?,
             "service" => self.service = Some(ServiceName::new(value).map_err(|e| e.to_string())?),
             "srv" => self.srv = Some(truth(value)?),
-            _ => self.server = Some(server(value)?),
+            "server" => self.server = Some(server(value)?),
+            _ => return self.set_consul(name, value),
+        }
+        Ok(())
+    }
+
+    fn set_consul(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "dc" => self.dc = Some(value.into()),
+            "ns" => self.ns = Some(value.into()),
+            "near" => self.near = Some(value.into()),
+            "tag" => self.tag = tags(value)?,
+            "passing" => self.passing = Some(truth(value)?),
+            "wait" => self.wait = Some(wait(value)?),
+            _ => self.token = Some(Secret::new(value)?),
         }
         Ok(())
     }
@@ -100,6 +129,12 @@ impl Query {
         }
         Ok(())
     }
+}
+
+/// Whether a parameter of this name is one whose value may be shown.
+pub(super) fn is_public(name: &str) -> bool {
+    let known = |scheme: &Scheme| scheme.parameters().contains(&name);
+    name != "token" && Scheme::ALL.iter().any(known)
 }
 
 fn unknown(scheme: Scheme, name: &str) -> String {
@@ -136,6 +171,26 @@ fn ttl(text: &str) -> Result<Duration, String> {
         ));
     }
     Ok(ttl)
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    let wait = duration(text)?;
+    if !WAIT.contains(&wait) {
+        return Err(format!(
+            "{text:?} is no wait: from 1 s to 10 min are allowed"
+        ));
+    }
+    Ok(wait)
+}
+
+fn tags(text: &str) -> Result<Vec<Arc<str>>, String> {
+    let tags: Vec<Arc<str>> = text.split(',').map(Into::into).collect();
+    if tags.iter().any(|tag| tag.is_empty()) {
+        return Err(format!(
+            "{text:?} has an empty tag: leave out the extra comma"
+        ));
+    }
+    Ok(tags)
 }
 
 /// What stands before services: any key that a person can read, and that leads to where it says.
@@ -178,6 +233,9 @@ fn server(text: &str) -> Result<SocketAddr, String> {
     server.map_err(|_| format!("{text:?} is no IP address and port: write `10.0.0.2:53`"))
 }
 
+/// What stands for a token.
+const HIDDEN: &str = "***";
+
 impl fmt::Display for Query {
     /// With the `?`, unless there is nothing to say.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -196,11 +254,21 @@ impl fmt::Display for Query {
             ("service", self.service.as_ref().map(ServiceName::to_string)),
             ("srv", self.srv.map(|srv| srv.to_string())),
             ("server", self.server.map(|server| server.to_string())),
+            ("dc", text(&self.dc)),
+            ("ns", text(&self.ns)),
+            ("near", text(&self.near)),
+            ("tag", (!self.tag.is_empty()).then(|| self.tag.join(","))),
+            ("passing", self.passing.map(|passing| passing.to_string())),
+            ("wait", self.wait.map(in_words)),
+            ("token", self.token.as_ref().map(|_| HIDDEN.to_owned())),
         ];
         let mut before = '?';
         for (name, value) in pairs {
             if let Some(value) = value {
-                write!(f, "{before}{name}={}", word(&value))?;
+                match &*value {
+                    HIDDEN => write!(f, "{before}{name}={HIDDEN}")?,
+                    _ => write!(f, "{before}{name}={}", word(&value))?,
+                }
                 before = '&';
             }
         }
@@ -258,6 +326,11 @@ mod tests {
             (Scheme::Static, "weights=1,x", "weight 2 is \"x\""),
             (Scheme::Dns, "server=ns1", "no IP address and port"),
             (Scheme::File, "service=a//b", "empty segment"),
+            (Scheme::Consul, "wait=0", "from 1 s to 10 min"),
+            (Scheme::Consul, "tag=a,,b", "empty tag"),
+            (Scheme::Consul, "passing=1", "neither `true` nor `false`"),
+            (Scheme::Consul, "token=s%c3%b6", "printable ASCII"),
+            (Scheme::Consul, "layout=x", "consul:// knows `dc`, `ns`"),
         ] {
             let error = Query::read(scheme, text).unwrap_err();
             assert!(error.contains(why), "{text:?}: {error}");
@@ -273,6 +346,10 @@ mod tests {
             ),
             (Scheme::Static, "?weights=3,1,0"),
             (Scheme::Dns, "?srv=true&server=[::1]:53"),
+            (
+                Scheme::Consul,
+                "?dc=dc1&ns=a&near=_agent&tag=a,b&passing=true&wait=55s",
+            ),
             (Scheme::Etcd, "?prefix="),
             (Scheme::Etcd, "?ttl=2500ms"),
         ] {

@@ -14,6 +14,7 @@ use crate::{Address, ServiceName};
 const LONGEST: usize = 64 * 1024;
 
 const ETCD_PORT: u16 = 2379;
+const CONSUL_PORT: u16 = 8500;
 
 /// Takes a URL apart. No error quotes what stands before an `@`.
 pub(super) fn read(text: &str) -> Result<RegistryUrl, String> {
@@ -39,6 +40,7 @@ pub(super) fn read(text: &str) -> Result<RegistryUrl, String> {
     let (place, path) = match scheme {
         Scheme::Etcd => (members(hosts, Some(ETCD_PORT))?, inner(&path)?),
         Scheme::Static => (members(hosts, None)?, inner(&path)?),
+        Scheme::Consul => (agent(hosts)?, inner(&path)?),
         Scheme::Memory => (Place::Nowhere, in_memory(hosts, &path)?),
         Scheme::Dns => (name(hosts)?, inner(&path)?),
         Scheme::File => (Place::Nowhere, file(hosts, path)?),
@@ -88,9 +90,6 @@ fn head(text: &str) -> Result<(Scheme, &str), String> {
         .find(|known| known.as_str() == scheme)
     {
         Some(scheme) => Ok((scheme, rest)),
-        None if scheme == "consul" => {
-            Err("Consul is not supported yet: use etcd://, dns:// or file://".into())
-        }
         None => Err(format!(
             "unknown scheme {scheme:?}: use one of `{known}://`"
         )),
@@ -141,6 +140,16 @@ fn members(hosts: &str, port: Option<u16>) -> Result<Place, String> {
         members.push(member);
     }
     Ok(Place::Members(members.into()))
+}
+
+/// One agent: a server that registers with two would stand there twice.
+fn agent(hosts: &str) -> Result<Place, String> {
+    match members(hosts, Some(CONSUL_PORT))? {
+        Place::Members(agents) if agents.len() > 1 => {
+            Err("several agents: name one, the one on this machine".into())
+        }
+        one => Ok(one),
+    }
 }
 
 /// What stands before the service, or the service: a name, or nothing.

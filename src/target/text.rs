@@ -4,6 +4,7 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use super::query::is_public;
 use crate::Error;
 
 /// What stands for itself in users, passwords and query values; `/` and `:` are harmless in the last two.
@@ -53,19 +54,44 @@ pub(super) fn decode(part: &str) -> Result<String, String> {
     Ok(decoded.into_owned())
 }
 
-/// A URL as it may be shown: nothing of what may be a user's password is left.
+/// A URL as it may be shown: nothing of what may be a user's password, or a token, is left.
 pub(super) fn shown(text: &str) -> String {
     let masked = match text.rsplit_once('@') {
-        None => text.to_owned(),
-        Some((before, after)) => match before.split_once("://") {
-            Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://***@{after}"),
-            _ => format!("***@{after}"),
-        },
+        None => public(text),
+        Some((before, after)) => {
+            // What comes behind a token's own `@` is the token's, and behind a `?` there are parameters.
+            let after = match after.split_once('&') {
+                Some((_, more)) if before.contains(TOKEN) => public(&format!("?{more}")),
+                None if before.contains(TOKEN) => String::new(),
+                Some((one, more)) if before.contains('?') => {
+                    format!("{one}{}", public(&format!("?{more}")))
+                }
+                _ => public(after),
+            };
+            match before.split_once("://") {
+                Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://***@{after}"),
+                _ => format!("***@{after}"),
+            }
+        }
     };
     match masked.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &masked[..end]),
         None => masked,
     }
+}
+
+const TOKEN: &str = "token=";
+
+/// The same without the values of parameters that nobody knows: it may be the token, misspelt.
+fn public(text: &str) -> String {
+    let Some((before, query)) = text.split_once('?') else {
+        return text.to_owned();
+    };
+    let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if !is_public(name) => format!("{name}=***"),
+        _ => pair.to_owned(),
+    });
+    format!("{before}?{}", pairs.collect::<Vec<_>>().join("&"))
 }
 
 /// Whether it could be the name of a scheme.
@@ -92,6 +118,10 @@ mod tests {
             ("etcd://user:sec://ret@h:1", "etcd://***@h:1"),
             ("etcd:/user:secret@h:1", "***@h:1"),
             ("user:secret://x@h", "***@h"),
+            ("consul://h/a?token=x&dc=b", "consul://h/a?token=***&dc=b"),
+            ("consul://h/a?Token=x", "consul://h/a?Token=***"),
+            ("consul://h/a?token=x@y&dc=b", "consul://***@?dc=b"),
+            ("consul://h/a?token=x@y", "consul://***@"),
         ] {
             assert_eq!(shown(text), masked);
         }

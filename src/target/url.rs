@@ -29,9 +29,14 @@ use crate::{Address, Error, ServiceName, parse::from_text};
 /// | file | `file:///etc/fleet`, where `greeter.json` is | `file:///etc/fleet/greeter.json` |
 /// | memory | `memory://` | `memory://greeter` |
 /// | dns | `dns://svc.local:50051`, the domain | `dns://greeter.svc.local:50051` |
+/// | consul | `consul://127.0.0.1:8500?token=…`, one agent | `consul://127.0.0.1:8500/greeter?dc=dc1` |
 ///
 /// In users, passwords and paths, what has a meaning in URLs is percent-encoded (`@` is `%40`). Neither
-/// `Display` nor `Debug` nor any error shows the password.
+/// `Display` nor `Debug` nor any error shows the password, or the token.
+///
+/// What a `consul://` URL may say is told at [`consul`].
+///
+/// [`consul`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/consul/index.html
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct RegistryUrl {
     pub(super) scheme: Scheme,
@@ -56,6 +61,8 @@ pub enum Scheme {
     Memory,
     /// `dns://`: A, AAAA and SRV records.
     Dns,
+    /// `consul://`: an agent of a Consul cluster.
+    Consul,
 }
 
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -76,12 +83,13 @@ pub(super) enum Place {
 pub(super) const VARIABLE: &str = "FLEET_REGISTRY";
 
 impl Scheme {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Etcd,
         Self::Static,
         Self::File,
         Self::Memory,
         Self::Dns,
+        Self::Consul,
     ];
 
     /// The word before `://`.
@@ -92,6 +100,7 @@ impl Scheme {
             Self::File => "file",
             Self::Memory => "memory",
             Self::Dns => "dns",
+            Self::Consul => "consul",
         }
     }
 }
@@ -129,7 +138,9 @@ impl RegistryUrl {
         let mut url = self.clone();
         url.query.service = None;
         match self.scheme {
-            Scheme::Etcd | Scheme::Memory | Scheme::Static if !self.path.is_empty() => {
+            Scheme::Etcd | Scheme::Consul | Scheme::Memory | Scheme::Static
+                if !self.path.is_empty() =>
+            {
                 url.path = "".into();
                 let whole = ServiceName::new(format!("{}/{service}", self.path))?;
                 return Target::of(url, whole);
@@ -166,7 +177,7 @@ impl RegistryUrl {
         self.scheme
     }
 
-    /// The members of an etcd cluster, or the addresses of a static list; otherwise none.
+    /// The members of an etcd cluster, the Consul agent, or the addresses of a static list; otherwise none.
     pub fn members(&self) -> &[Address] {
         match &self.place {
             Place::Members(members) => members,
@@ -181,6 +192,12 @@ impl RegistryUrl {
 
     pub(crate) fn password(&self) -> Option<&str> {
         self.login.as_ref()?.password.as_deref()
+    }
+
+    /// Whether a part of it is not shown.
+    #[cfg(test)]
+    pub(super) fn has_secret(&self) -> bool {
+        self.password().is_some() || self.query.token.is_some()
     }
 
     /// The file of a `file://` target, or the directory of a `file://` registry.
@@ -211,13 +228,13 @@ impl RegistryUrl {
         self.query.ttl
     }
 
-    /// `?tls=true`, or a certificate was given: whether etcd is reached by TLS.
+    /// `?tls=true`, or a certificate was given: whether etcd or Consul is reached by TLS.
     pub fn tls(&self) -> bool {
         let certificates = self.query.ca.is_some() || self.query.cert.is_some();
         self.query.tls.unwrap_or(certificates)
     }
 
-    /// `?ca=`: the file with the authorities that etcd's certificate is checked against.
+    /// `?ca=`: the file with the authorities that its certificate is checked against.
     pub fn ca(&self) -> Option<&Path> {
         self.query.ca.as_deref()
     }
@@ -242,6 +259,12 @@ impl RegistryUrl {
     #[cfg(feature = "dns")]
     pub(crate) fn server(&self) -> Option<std::net::SocketAddr> {
         self.query.server
+    }
+
+    /// What a `consul://` URL says beside.
+    #[cfg(feature = "consul")]
+    pub(crate) fn query(&self) -> &Query {
+        &self.query
     }
 
     /// Takes the service out of the path, for a URL that names both.

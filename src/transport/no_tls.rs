@@ -23,6 +23,16 @@ impl Tls {
         match *self {}
     }
 
+    #[cfg(feature = "consul")]
+    #[expect(clippy::unused_async, reason = "as in the build that has TLS")]
+    pub(crate) async fn over_http1(
+        &self,
+        _: Box<dyn Io>,
+        _: &Address,
+    ) -> Result<Box<dyn Io>, Error> {
+        match *self {}
+    }
+
     #[expect(clippy::unused_async, reason = "as in the build that has TLS")]
     pub(super) async fn over(
         &self,

@@ -9,6 +9,7 @@ use std::{
 
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{
         self, AlertDescription, CertificateError, ClientConfig, RootCertStore,
         crypto::CryptoProvider,
@@ -147,13 +148,26 @@ impl Tls {
         let name = self.name().or(instance.server_name.as_ref());
         let name = name.map_or_else(|| address.host(), |name| name.to_string());
         let config = self.config().await?;
-        let connector = TlsConnector::from(config);
-        let stream = connector.connect(named(&name)?, io).await;
-        let stream = stream.map_err(|error| refused(address, &name, error))?;
+        let stream = laid(config, io, &name, address).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             let what = format!("TLS with {address}: the server does not offer HTTP/2 (ALPN `h2`)");
             return Err(Error::new(ErrorKind::Unavailable, what));
         }
+        Ok(Box::new(stream))
+    }
+
+    /// Lays TLS over a byte stream to one who speaks HTTP/1.1.
+    #[cfg(feature = "consul")]
+    pub(crate) async fn over_http1(
+        &self,
+        io: Box<dyn Io>,
+        address: &Address,
+    ) -> Result<Box<dyn Io>, Error> {
+        let name = self.name();
+        let name = name.map_or_else(|| address.host(), |name| name.to_string());
+        let mut config = (*self.config().await?).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = laid(Arc::new(config), io, &name, address).await?;
         Ok(Box::new(stream))
     }
 
@@ -316,6 +330,16 @@ impl Pem {
             Error::config(what).because(error)
         })
     }
+}
+
+async fn laid(
+    config: Arc<ClientConfig>,
+    io: Box<dyn Io>,
+    name: &str,
+    address: &Address,
+) -> Result<TlsStream<Box<dyn Io>>, Error> {
+    let stream = TlsConnector::from(config).connect(named(name)?, io).await;
+    stream.map_err(|error| refused(address, name, error))
 }
 
 /// The crypto of the process if it has chosen one, or else that of the features.

@@ -1,0 +1,136 @@
+//! Whose a service is that stands with an agent.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{
+    agent::{Agent, Question},
+    definition::OWNER,
+    entry::Service,
+};
+use crate::{
+    Error, ErrorKind, Instance, Result, ServiceName,
+    register::{Life, look},
+};
+
+/// Asks before a service is written over.
+#[derive(Debug)]
+pub(super) struct Claim {
+    agent: Agent,
+    /// The stranger who neither answers nor leaves, and since when.
+    silent: Option<(String, Instant)>,
+}
+
+/// A question that an agent answers from its own memory.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// One who is dead is critical within this, unless his time to live is unusually long.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// The one word of an answer about an agent's health that counts.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Health {
+    aggregated_status: String,
+}
+
+impl Claim {
+    pub(super) fn new(agent: Agent) -> Self {
+        Self {
+            agent,
+            silent: None,
+        }
+    }
+
+    /// Whether what stands there was written by this owner.
+    pub(super) async fn is_written_by(&self, id: &str, owner: &str) -> Result<bool> {
+        let standing = self.standing(id).await?;
+        Ok(standing.is_some_and(|standing| standing.is_written_by(owner)))
+    }
+
+    /// Whether this owner's service stands there. If not, it may be written: nobody's does, or a dead one's.
+    ///
+    /// Fails with `Conflict` when a living stranger's does.
+    pub(super) async fn is_ours(
+        &mut self,
+        id: &str,
+        owner: &str,
+        service: &ServiceName,
+        own: &Instance,
+    ) -> Result<bool> {
+        let standing = match self.standing(id).await? {
+            Some(standing) if !standing.is_written_by(owner) => standing,
+            standing => {
+                self.silent = None;
+                return Ok(standing.is_some());
+            }
+        };
+        let Ok(other) = standing.instance(service, "") else {
+            tracing::warn!(id, "writing over what no client can read");
+            return Ok(false);
+        };
+        // We listen there, so it was us; and who leaves makes room.
+        if other.addresses == own.addresses || other.is_draining() {
+            return Ok(false);
+        }
+        match look(&other).await {
+            Life::Refuses => Ok(false),
+            Life::Answers => Err(stranger(id, &other, "answers")),
+            Life::Silent if self.is_critical(id).await? => Ok(false),
+            Life::Silent => Err(self.is_silent(id, &standing, &other)),
+        }
+    }
+
+    fn is_silent(&mut self, id: &str, standing: &Service, other: &Instance) -> Error {
+        let owner = standing.meta.get(OWNER).cloned().unwrap_or_default();
+        let now = Instant::now();
+        let since = match &self.silent {
+            Some((who, since)) if *who == owner => *since,
+            _ => now,
+        };
+        self.silent = Some((owner, since));
+        if now >= since + SILENCE {
+            return stranger(id, other, "keeps it, though it does not answer us");
+        }
+        let doing = format!("register {id}: waiting for one who is silent to become critical");
+        Error::new(ErrorKind::Unavailable, doing).because(stranger(id, other, "is silent"))
+    }
+
+    async fn standing(&self, id: &str) -> Result<Option<Service>> {
+        let question = Question::get("/v1/agent/service/", id);
+        let answer = self.agent.ask(question, LIMIT).await?;
+        if answer.status() == http::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let doing = || format!("look for {id}");
+        if let Some((kind, why)) = answer.refusal() {
+            return Err(Error::new(kind, doing()).because(why));
+        }
+        let read = serde_json::from_slice(&answer.body);
+        read.map(Some)
+            .map_err(|error| Error::new(ErrorKind::Decode, doing()).because(error))
+    }
+
+    async fn is_critical(&self, id: &str) -> Result<bool> {
+        let question = Question::get("/v1/agent/health/service/id/", id);
+        let answer = self.agent.ask(question, LIMIT).await?;
+        let health = serde_json::from_slice::<Health>(&answer.body);
+        Ok(health.is_ok_and(|health| health.aggregated_status == "critical"))
+    }
+}
+
+impl Service {
+    fn is_written_by(&self, owner: &str) -> bool {
+        self.meta.get(OWNER).is_some_and(|writer| writer == owner)
+    }
+}
+
+fn stranger(id: &str, other: &Instance, how: &str) -> Error {
+    let doing = format!(
+        "register {id}: {} has this id, and {how}",
+        other.addresses[0]
+    );
+    Error::new(ErrorKind::Conflict, doing).because("give one of the two another id")
+}

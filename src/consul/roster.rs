@@ -1,0 +1,463 @@
+//! Who is in a service, by what Consul lists: the reducer between the lists and their readers.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::entry::{Entry, Read, beside};
+use crate::{
+    Error, ErrorKind, Instance, InstanceId, Result, ServiceName,
+    resolve::{Change, Skipped, Update},
+};
+
+/// Everybody that Consul lists for a service, read.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Who may be called, or says that he wants no calls.
+    pub(super) here: BTreeMap<InstanceId, Arc<Instance>>,
+    /// Whose checks say that he is not well.
+    pub(super) ill: BTreeMap<InstanceId, Arc<Instance>>,
+    skipped: BTreeMap<String, Error>,
+}
+
+impl Listing {
+    /// Reads the body of an answer. When they must be `passing`, those with a warning are ill, too.
+    pub(super) fn read(service: &ServiceName, body: &[u8], passing: bool) -> Result<Self> {
+        let all = serde_json::from_slice::<Option<Vec<Value>>>(body).map_err(|error| {
+            let doing = format!("read what Consul lists for {service}");
+            Error::new(ErrorKind::Decode, doing).because(error)
+        })?;
+        let mut listing = Self::default();
+        let mut read = Vec::new();
+        for (at, value) in all.unwrap_or_default().into_iter().enumerate() {
+            let entry = serde_json::from_value::<Entry>(value);
+            let found = entry.map(|entry| (entry.key(), entry.read(service, passing)));
+            match found {
+                Ok((key, Ok(one))) => read.push((key, one)),
+                Ok((key, Err(why))) => drop(listing.skipped.insert(key, why)),
+                Err(why) => {
+                    let doing = format!("read entry {at} of {service}");
+                    let why = Error::new(ErrorKind::Decode, doing).because(why);
+                    listing.skipped.insert(format!("{service}[{at}]"), why);
+                }
+            }
+        }
+        // Whoever is well, and among those whoever came first, has the id.
+        read.sort_by(|(_, a), (_, b)| {
+            let order = |read: &Read| (read.ill, read.since);
+            order(a).cmp(&order(b)).then_with(|| a.node.cmp(&b.node))
+        });
+        for (key, one) in read {
+            if let Err(why) = listing.add(one) {
+                listing.skipped.insert(key, why);
+            }
+        }
+        Ok(listing)
+    }
+
+    fn add(&mut self, read: Read) -> Result<()> {
+        let mut instance = read.instance;
+        if self.has(&instance.id) {
+            instance.id = beside(&instance.id, &read.node)?;
+        }
+        if self.has(&instance.id) {
+            let doing = format!("read instance {}", instance.id);
+            return Err(Error::new(ErrorKind::Decode, doing).because("the id stands there twice"));
+        }
+        let list = if read.ill {
+            &mut self.ill
+        } else {
+            &mut self.here
+        };
+        list.insert(instance.id.clone(), Arc::new(instance));
+        Ok(())
+    }
+
+    fn has(&self, id: &InstanceId) -> bool {
+        self.here.contains_key(id) || self.ill.contains_key(id)
+    }
+}
+
+/// The instances of one service, over time.
+#[derive(Debug)]
+pub(super) struct Roster {
+    service: ServiceName,
+    /// How long one who vanished unannounced is only a suspect.
+    grace: Duration,
+    known: BTreeMap<InstanceId, Arc<Instance>>,
+    vanished: BTreeMap<InstanceId, Gone>,
+    skipped: BTreeMap<String, Error>,
+    listed: bool,
+    stale: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Gone {
+    instance: Arc<Instance>,
+    since: Instant,
+}
+
+/// One who vanished, at some time.
+pub(super) type Suspect = (InstanceId, Instant);
+
+impl Roster {
+    pub(super) fn new(service: ServiceName, grace: Duration) -> Self {
+        Self {
+            service,
+            grace,
+            known: BTreeMap::new(),
+            vanished: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            listed: false,
+            stale: None,
+        }
+    }
+
+    /// What a list means for those who read.
+    pub(super) fn listed(&mut self, listing: Listing, now: Instant) -> Vec<Update> {
+        let fresh = self.stale.take().is_some();
+        if fresh {
+            tracing::info!(service = %self.service, "Consul in reach again");
+        }
+        let skipped = self.skip(listing.skipped);
+        let mut updates = if self.listed {
+            let changes = self.compare(listing.here, now);
+            let news = fresh || !changes.is_empty();
+            news.then_some(Update::Delta(changes)).into_iter().collect()
+        } else {
+            self.begin(listing.here, listing.ill, now)
+        };
+        updates.extend(skipped);
+        updates
+    }
+
+    /// The first list. When nobody is well in it, those who are not are all there is: suspects.
+    fn begin(
+        &mut self,
+        here: BTreeMap<InstanceId, Arc<Instance>>,
+        ill: BTreeMap<InstanceId, Arc<Instance>>,
+        since: Instant,
+    ) -> Vec<Update> {
+        self.listed = true;
+        if here.values().all(|instance| instance.is_draining()) {
+            let gone = |(id, instance)| (id, Gone { instance, since });
+            self.vanished = ill.into_iter().map(gone).collect();
+        }
+        self.known = here;
+        self.set()
+    }
+
+    fn set(&self) -> Vec<Update> {
+        let gone = self.vanished.values().map(|gone| &gone.instance);
+        let set = self.known.values().chain(gone).map(Arc::clone).collect();
+        let mut updates = vec![Update::Reset(set)];
+        if !self.vanished.is_empty() {
+            let vanish = self.vanished.keys().cloned().map(Change::Vanish);
+            updates.push(Update::Delta(vanish.collect()));
+        }
+        updates
+    }
+
+    /// What is different from what was known.
+    fn compare(&mut self, here: BTreeMap<InstanceId, Arc<Instance>>, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (id, instance) in &here {
+            let back = self.vanished.remove(id).is_some();
+            if back || self.known.get(id) != Some(instance) {
+                changes.push(Change::Put(Arc::clone(instance)));
+            }
+        }
+        for (id, instance) in std::mem::replace(&mut self.known, here) {
+            if self.known.contains_key(&id) {
+                continue;
+            }
+            if instance.is_draining() {
+                changes.push(Change::Remove(id));
+                continue;
+            }
+            changes.push(Change::Vanish(id.clone()));
+            let since = now;
+            self.vanished.insert(id, Gone { instance, since });
+        }
+        changes
+    }
+
+    /// Why nothing new can be learnt.
+    pub(super) fn failed(&mut self, why: Error) -> Option<Update> {
+        let words = why.chain();
+        match &self.stale {
+            Some(before) if before.chain() == words => return None,
+            Some(_) => {}
+            None => {
+                let (service, kept) = (&self.service, self.known.len());
+                tracing::warn!(%service, kept, why = words, "Consul out of reach");
+            }
+        }
+        self.stale = Some(why.clone());
+        Some(Update::Stale(why))
+    }
+
+    /// What one who begins to read now must be told.
+    pub(super) fn so_far(&self) -> Vec<Update> {
+        let mut updates = if self.listed { self.set() } else { Vec::new() };
+        updates.extend(self.stale.clone().map(Update::Stale));
+        if !self.skipped.is_empty() {
+            updates.push(self.passed_over());
+        }
+        updates
+    }
+
+    /// When the next suspicion should be looked into.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let since = self.vanished.values().map(|gone| gone.since).min()?;
+        Some(since + self.grace)
+    }
+
+    /// Those whose grace has ended.
+    pub(super) fn suspects(&self, now: Instant) -> Vec<Suspect> {
+        let due = |gone: &Gone| gone.since + self.grace <= now;
+        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
+        vanished
+            .map(|(id, gone)| (id.clone(), gone.since))
+            .collect()
+    }
+
+    /// The cluster agrees, more than once, that it does not have these well; some may have come back.
+    pub(super) fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
+        let mut changes = Vec::new();
+        for (id, since) in suspects {
+            let gone = self.vanished.get(id);
+            if gone.is_some_and(|gone| gone.since == *since) {
+                self.vanished.remove(id);
+                changes.push(Change::Remove(id.clone()));
+            }
+        }
+        (!changes.is_empty()).then_some(Update::Delta(changes))
+    }
+
+    /// What is passed over now, if that changed.
+    fn skip(&mut self, skipped: BTreeMap<String, Error>) -> Option<Update> {
+        let new = skipped.iter().filter(|(key, why)| {
+            let before = self.skipped.get(*key);
+            before.is_none_or(|before| before.chain() != why.chain())
+        });
+        let new: Vec<_> = new.collect();
+        if new.is_empty() && skipped.len() == self.skipped.len() {
+            return None;
+        }
+        let service = &self.service;
+        for (key, why) in new.iter().take(LOUD) {
+            tracing::warn!(%service, key, why = why.chain(), "entry passed over");
+        }
+        if new.len() > LOUD {
+            tracing::warn!(%service, "more entries passed over; the view shows them all");
+        }
+        self.skipped = skipped;
+        Some(self.passed_over())
+    }
+
+    fn passed_over(&self) -> Update {
+        let skipped = self.skipped.iter();
+        let skipped = skipped.map(|(key, why)| Skipped::new(key.as_str(), why.clone()));
+        Update::Skipped(skipped.collect())
+    }
+}
+
+/// So many bad entries of a list are complained about one by one.
+const LOUD: usize = 16;
+
+/// Those of the suspects that this list does not have well either.
+pub(super) fn missing(suspects: Vec<Suspect>, listing: &Listing) -> Vec<Suspect> {
+    let missing = |(id, _): &Suspect| !listing.here.contains_key(id);
+    suspects.into_iter().filter(missing).collect::<Vec<_>>()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(10);
+
+    fn greeter() -> ServiceName {
+        "greeter".parse().unwrap()
+    }
+
+    /// One of ours, on a node, with a status and more metadata.
+    fn server(id: &str, status: &str) -> Value {
+        on("n1", id, status, 7)
+    }
+
+    fn on(node: &str, id: &str, status: &str, created: u64) -> Value {
+        json!({
+            "Node": { "Node": node, "Address": "10.0.0.1" },
+            "Service": { "ID": format!("greeter/{id}"), "Port": 1, "CreateIndex": created },
+            "Checks": [{ "CheckID": "serfHealth", "Status": "passing" }, { "Status": status }],
+        })
+    }
+
+    fn leaving(id: &str) -> Value {
+        let mut leaving = server(id, "critical");
+        leaving["Service"]["Meta"] = json!({ "serving": "false" });
+        leaving
+    }
+
+    fn list(entries: &[Value]) -> Listing {
+        let body = serde_json::to_vec(entries).unwrap();
+        Listing::read(&greeter(), &body, false).unwrap()
+    }
+
+    fn with(entries: &[Value]) -> Roster {
+        let mut roster = Roster::new(greeter(), GRACE);
+        roster.listed(list(entries), Instant::now());
+        roster
+    }
+
+    fn words(updates: impl IntoIterator<Item = Update>) -> Vec<String> {
+        let word = |update| match update {
+            Update::Reset(all) => {
+                let ids: Vec<_> = all.iter().map(|i| i.id.as_str()).collect();
+                format!("={}", ids.concat())
+            }
+            Update::Delta(changes) => {
+                changes
+                    .iter()
+                    .fold("~".into(), |words, change| match change {
+                        Change::Put(i) => format!("{words}+{}", i.id),
+                        Change::Remove(id) => format!("{words}-{id}"),
+                        Change::Vanish(id) => format!("{words}?{id}"),
+                    })
+            }
+            Update::Stale(_) => "stale".into(),
+            Update::Skipped(skipped) => format!("skipped {}", skipped.len()),
+        };
+        updates.into_iter().map(word).collect()
+    }
+
+    fn failure(what: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, what)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_said_goodbye_has_left_and_who_did_not_or_is_critical_is_missed() {
+        let now = Instant::now();
+        let [a, b, c] = ["a", "b", "c"].map(|id| server(id, "passing"));
+        let mut roster = with(&[a, b.clone(), c]);
+
+        let marked = roster.listed(list(&[leaving("a"), b, server("c", "critical")]), now);
+        assert_eq!(words(marked), ["~+a?c"]);
+        let gone = roster.listed(list(&[server("c", "critical")]), now);
+        assert_eq!(words(gone), ["~-a?b"]);
+
+        assert_eq!(roster.due(), Some(now + GRACE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_list_again_is_no_news() {
+        let all = [server("a", "passing"), server("b", "critical")];
+        let mut roster = with(&all);
+
+        assert!(roster.listed(list(&all), Instant::now()).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_well_again_is_no_suspect_and_who_is_missing_twice_has_gone() {
+        let now = Instant::now();
+        let all = ["a", "b"].map(|id| server(id, "passing"));
+        let mut roster = with(&all);
+        roster.listed(list(&[]), now);
+        let suspects = roster.suspects(now + GRACE);
+        assert_eq!((suspects.len(), roster.suspects(now).len()), (2, 0));
+
+        let back = roster.listed(list(&all[..1]), now);
+        let missed = missing(suspects, &list(&[server("b", "critical")]));
+
+        assert_eq!(words(back), ["~+a"]);
+        assert_eq!(words(roster.gone(&missed)), ["~-b"]);
+        assert_eq!(roster.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_vanishes_again_is_given_a_new_grace() {
+        let now = Instant::now();
+        let all = [server("a", "passing")];
+        let mut roster = with(&all);
+        roster.listed(list(&[]), now);
+        let suspects = roster.suspects(now + GRACE);
+
+        roster.listed(list(&all), now + GRACE);
+        roster.listed(list(&[]), now + GRACE);
+
+        assert!(roster.gone(&suspects).is_none());
+        assert_eq!(roster.due(), Some(now + GRACE + GRACE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_start_those_who_are_ill_are_told_of_when_nobody_is_well() {
+        let now = Instant::now();
+        let ill = server("b", "critical");
+        let mut some = Roster::new(greeter(), GRACE);
+        let mut none = Roster::new(greeter(), GRACE);
+
+        let one = some.listed(list(&[server("a", "passing"), ill.clone()]), now);
+        let all = none.listed(list(&[leaving("a"), ill]), now);
+
+        assert_eq!(words(one), ["=a"]);
+        assert_eq!(words(all), ["=ab", "~?b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_told_once_and_so_is_its_end() {
+        let now = Instant::now();
+        let all = [server("a", "passing")];
+        let mut roster = with(&all);
+
+        assert_eq!(words(roster.failed(failure("refused"))), ["stale"]);
+        assert!(roster.failed(failure("refused")).is_none());
+        assert_eq!(words(roster.failed(failure("no leader"))), ["stale"]);
+        assert_eq!(words(roster.so_far()), ["=a", "stale"]);
+        assert_eq!(words(roster.listed(list(&all), now)), ["~"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_passed_over_is_told_when_it_changes() {
+        let now = Instant::now();
+        let mut broken = server("b", "passing");
+        broken["Service"]["Port"] = json!(0);
+        let bad = [server("a", "passing"), broken, json!({ "Service": 7 })];
+        let mut roster = Roster::new(greeter(), GRACE);
+
+        assert_eq!(words(roster.listed(list(&bad), now)), ["=a", "skipped 2"]);
+        assert!(roster.listed(list(&bad), now).is_empty());
+        assert_eq!(words(roster.so_far()), ["=a", "skipped 2"]);
+
+        let right = [server("a", "passing"), server("b", "passing")];
+        assert_eq!(
+            words(roster.listed(list(&right), now)),
+            ["~+b", "skipped 0"]
+        );
+    }
+
+    #[test]
+    fn of_two_with_one_id_the_one_who_is_well_has_it_and_then_the_first() {
+        let young = on("n2", "a", "passing", 9);
+        let old = on("n1", "a", "passing", 8);
+        let ill = on("n0", "a", "critical", 7);
+
+        let listing = list(&[young, ill, old]);
+
+        let here: Vec<_> = listing.here.keys().map(InstanceId::as_str).collect();
+        assert_eq!(here, ["a", "a@n2"]);
+        assert_eq!(listing.ill.keys().next().unwrap().as_str(), "a@n0");
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused() {
+        for body in [&b""[..], b"{}", b"[", b"7", &[b'['; 4096]] {
+            assert!(Listing::read(&greeter(), body, false).is_err());
+        }
+        assert!(Listing::read(&greeter(), b"null", false).is_ok());
+    }
+}

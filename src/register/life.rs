@@ -1,0 +1,69 @@
+//! Whether one who has our id is alive.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::address::connect;
+use crate::{Address, Instance};
+
+/// A living server accepts within this.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What is seen of a stranger.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Life {
+    Answers,
+    Refuses,
+    Silent,
+}
+
+/// Connects to a stranger, to see whether it is alive.
+pub(crate) async fn look(instance: &Instance) -> Life {
+    let mut life = Life::Refuses;
+    for address in &instance.addresses {
+        match timeout(PATIENCE, connect(address)).await {
+            Ok(Ok(())) => return Life::Answers,
+            Ok(Err(error)) if is_refusal(address, &error) => {}
+            Ok(Err(_)) | Err(_) => life = Life::Silent,
+        }
+    }
+    life
+}
+
+/// Whether a failure to connect proves that nobody is there.
+fn is_refusal(address: &Address, error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+
+    match address {
+        // Another machine's sockets are not to be seen from here.
+        Address::Unix(_) => matches!(error.kind(), ConnectionRefused | NotFound),
+        _ => error.kind() == ConnectionRefused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_who_accepts_is_alive_and_one_who_refuses_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let instance = Instance::at(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(look(&instance).await, Life::Answers);
+
+        drop(listener);
+
+        assert_eq!(look(&instance).await, Life::Refuses);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_is_silent_may_be_either() {
+        // Reserved for documentation, so that nobody answers.
+        let instance = Instance::at("192.0.2.1:9").unwrap();
+
+        assert_eq!(look(&instance).await, Life::Silent);
+    }
+}
