@@ -7,9 +7,16 @@ mod etcd;
 #[path = "support/reader.rs"]
 mod reader;
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
 use etcd::Etcd;
+use etcd_client::{EventType, GetOptions, WatchOptions};
 use reader::Reader;
-use tonic_fleet::{Instance, RegistryUrl, ServiceName, register, resolve};
+use tokio::time::timeout;
+use tonic_fleet::{Instance, Registration, RegistryUrl, ServiceName, register, resolve};
 
 /// A system: its layout, a service as it calls it, and a server that it wrote.
 struct System {
@@ -131,5 +138,115 @@ async fn servers_of_other_systems_and_ours_come_and_go_side_by_side() {
         etcd.delete(system.key).await;
         let gone = |r: &Reader| r.suspects.contains(system.id) || !r.known.contains_key(system.id);
         reader.until("who vanishes is a suspect", gone).await;
+    }
+}
+
+/// A resolver as Go's endpoint manager has one: a list, and then every event, of which it decodes `Addr`.
+struct GoReader {
+    stream: etcd_client::WatchStream,
+    addresses: BTreeMap<String, String>,
+    _client: etcd_client::Client,
+}
+
+#[derive(serde::Deserialize)]
+struct GoUpdate {
+    #[serde(rename = "Addr")]
+    addr: String,
+}
+
+impl GoReader {
+    async fn of(etcd: &Etcd, target: &str) -> Self {
+        let mut client = etcd.client().await;
+        let prefix = format!("{target}/");
+        let list = GetOptions::new().with_prefix();
+        let got = client.get(prefix.as_str(), Some(list)).await.unwrap();
+        let from = got.header().unwrap().revision() + 1;
+        let watch = WatchOptions::new().with_prefix().with_start_revision(from);
+        let stream = client.watch(prefix, Some(watch)).await.unwrap();
+        let mut reader = Self {
+            stream,
+            addresses: BTreeMap::new(),
+            _client: client,
+        };
+        got.kvs().iter().for_each(|kv| reader.put(kv));
+        reader
+    }
+
+    fn put(&mut self, kv: &etcd_client::KeyValue) {
+        let update: GoUpdate = serde_json::from_slice(kv.value()).unwrap();
+        let key = kv.key_str().unwrap().to_owned();
+        self.addresses.insert(key, update.addr);
+    }
+
+    async fn until(&mut self, set: &BTreeSet<String>) {
+        let reading = async {
+            while self.addresses.values().cloned().collect::<BTreeSet<_>>() != *set {
+                let message = self.stream.message().await.unwrap().unwrap();
+                for event in message.events() {
+                    let kv = event.kv().unwrap();
+                    match event.event_type() {
+                        EventType::Put => self.put(kv),
+                        EventType::Delete => {
+                            self.addresses.remove(kv.key_str().unwrap());
+                        }
+                    }
+                }
+            }
+        };
+        let read = timeout(Duration::from_secs(30), reading).await;
+        read.unwrap_or_else(|_| panic!("{set:?} is not {:?}", self.addresses));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_of_etcd_naming_and_ours_find_the_same_servers_while_both_kinds_come_and_go() {
+    let etcd = Etcd::start().await;
+    let url: RegistryUrl = format!("{}?layout=etcd-naming&ttl=2s", etcd.url())
+        .parse()
+        .unwrap();
+    let service: ServiceName = "services/echo".parse().unwrap();
+    let target = url.service("services/echo").unwrap();
+    let registrar = register::open(&url).unwrap();
+    let mut go = GoReader::of(&etcd, "services/echo").await;
+    let mut reader = Reader::of(resolve::open(&target).unwrap().resolve(&service));
+    let mut client = etcd.client().await;
+    let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
+
+    for round in 0..24u16 {
+        let at = |host: u16| format!("10.0.{host}.{}:1", round % 4);
+        // One of ours and one of theirs, each of which comes or goes; some of theirs crash.
+        let (mine, other) = (at(1), at(2));
+        match ours.remove(&mine) {
+            Some(registration) => Registration::close(registration).await.unwrap(),
+            None => {
+                let server = Instance::at(mine.as_str())
+                    .unwrap()
+                    .weight(u32::from(round) + 1);
+                let registration = registrar.register(&service, server).await.unwrap();
+                ours.insert(mine, registration);
+            }
+        }
+        let key = format!("services/echo/{other}");
+        match theirs.remove(&other) {
+            Some(lease) if round % 3 == 0 => drop(client.lease_revoke(lease).await.unwrap()),
+            Some(_) => etcd.delete(&key).await,
+            None => {
+                let value = format!(r#"{{"Op":0,"Addr":"{other}","Metadata":null}}"#);
+                let lease = etcd.put_leased(&key, value, 60).await;
+                theirs.insert(other, lease);
+            }
+        }
+
+        let all = ours.keys().chain(theirs.keys()).cloned();
+        let all: BTreeSet<String> = all.collect();
+        go.until(&all).await;
+        let here = |reader: &Reader| {
+            let known = reader.known.iter();
+            let known = known.filter(|(id, _)| !reader.suspects.contains(*id));
+            known.map(|(_, i)| i.addresses[0].to_string()).collect()
+        };
+        reader
+            .until("the same are found", |reader| all == here(reader))
+            .await;
     }
 }

@@ -17,6 +17,8 @@ mod drive;
 mod driver;
 mod incoming;
 mod keep_alive;
+#[cfg(feature = "_tls")]
+mod last_words;
 #[cfg(feature = "tonic-channel")]
 mod lent;
 #[cfg(not(feature = "_tls"))]

@@ -17,7 +17,7 @@ use tokio_rustls::{
     },
 };
 
-use super::Io;
+use super::{Io, last_words::LastWords};
 use crate::{Address, Error, ErrorKind, Instance};
 
 /// Whom to trust, and who we are: TLS and mutual TLS to servers.
@@ -153,7 +153,7 @@ impl Tls {
             let what = format!("TLS with {address}: the server does not offer HTTP/2 (ALPN `h2`)");
             return Err(Error::new(ErrorKind::Unavailable, what));
         }
-        Ok(Box::new(stream))
+        Ok(Box::new(LastWords::of(stream)))
     }
 
     /// Lays TLS over a byte stream to one who speaks HTTP/1.1.
