@@ -247,7 +247,7 @@ async fn a_fixed_list_keeps_its_word_as_far_as_it_goes() {
         Case::ManyAddresses,
         Case::NothingLeftRunning,
     ];
-    let all = Case::ALL.into_iter();
+    let all = Case::ALL.iter().copied();
     let skipped: Vec<_> = all.filter(|case| !held.contains(case)).collect();
 
     let report = conform(async || List::default()).await;
@@ -334,7 +334,7 @@ async fn the_second_keeps_its_word_when_the_first_is_empty() {
     // The first is heard before it: of nobody.
     let both_speak = [Case::WholeSetFirst, Case::EmptySet, Case::Thousand];
 
-    for case in Case::ALL {
+    for &case in Case::ALL {
         if !both_speak.contains(&case) {
             let verdict = case.hold(&mut InMemory::seen(second)).await;
             assert_eq!(verdict, Verdict::Held, "{case}");

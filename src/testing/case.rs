@@ -10,6 +10,9 @@ use super::{Backend, Done, Stop, Verdict, Why, cuts, reading, registering, stage
 /// A case that hangs has failed after this time, whatever it waits for.
 const LIMIT: Duration = Duration::from_secs(600);
 
+/// How long a registry that a case left out of reach may take to come back.
+const HEALING: Duration = Duration::from_secs(60);
+
 /// The cases, each with the function that plays it.
 macro_rules! cases {
     ($($(#[$doc:meta])+ $case:ident = $module:ident::$play:ident;)+) => {
@@ -22,7 +25,7 @@ macro_rules! cases {
 
         impl Case {
             /// All of them, in the order in which they are worth looking at.
-            pub const ALL: [Self; [$(stringify!($case)),+].len()] = [$(Self::$case),+];
+            pub const ALL: &'static [Self] = &[$(Self::$case),+];
 
             /// A stable word for it: its sentence with underscores.
             pub const fn code(self) -> &'static str {
@@ -112,7 +115,8 @@ cases! {
 impl Case {
     /// Holds a backend to this case.
     pub async fn hold<B: Backend>(self, backend: &mut B) -> Verdict {
-        let stage = match Stage::new(backend, self.code()) {
+        let mut down = false;
+        let stage = match Stage::new(backend, self.code(), &mut down) {
             Ok(stage) => stage,
             Err(error) => return Verdict::Failed(error.chain()),
         };
@@ -122,6 +126,11 @@ impl Case {
             Ok(Err(panic)) => Err(Stop::failed(format!("it panicked: {}", words(&*panic)))),
             Ok(Ok(done)) => done,
         };
+        if down {
+            // The next case may have to do with the same registry, and finds out if this fails.
+            let healing = AssertUnwindSafe(backend.heal()).catch_unwind();
+            drop(timeout(HEALING, healing).await);
+        }
         match done {
             Ok(()) => Verdict::Held,
             Err(Stop(Why::Cannot(why))) => Verdict::Skipped(why),

@@ -14,11 +14,11 @@ pub(super) async fn an_outage_keeps_the_set_and_its_end_is_told(
     let mut reader = stage.read();
     reader.knows(&set).await?;
 
-    stage.backend.cut().await?;
+    stage.cut().await?;
     reader.is_told_of_the_outage().await?;
     let kept = reader.known.len() == 2 && reader.suspects.is_empty();
     ensure(kept, || format!("in the outage: {}", reader.picture()))?;
-    stage.backend.heal().await?;
+    stage.heal().await?;
 
     reader.knows(&set).await?;
     stage.turn(&set, &instances(&["c"])?).await?;
@@ -35,9 +35,9 @@ pub(super) async fn a_cut_in_which_nothing_happens_is_stale_and_then_fresh(
     reader.told();
 
     for _ in 0..2 {
-        stage.backend.cut().await?;
+        stage.cut().await?;
         reader.is_told_of_the_outage().await?;
-        stage.backend.heal().await?;
+        stage.heal().await?;
         reader.knows(&set).await?;
     }
 
@@ -57,13 +57,13 @@ pub(super) async fn what_changes_in_a_cut_is_told_once_after_it(
     reader.knows(&before).await?;
     reader.told();
 
-    stage.backend.cut().await?;
+    stage.cut().await?;
     reader.is_told_of_the_outage().await?;
     stage.put(&[instance("changes")?.weight(2)]).await?;
     stage.put(&instances(&["comes", "passes"])?).await?;
     stage.remove(&["goes", "passes"]).await?;
     stage.put(&[instance("changes")?.weight(3)]).await?;
-    stage.backend.heal().await?;
+    stage.heal().await?;
     let after = [
         instance("changes")?.weight(3),
         instance("comes")?,
@@ -105,13 +105,13 @@ pub(super) async fn cuts_amid_changes_lose_and_double_nothing(
     let mut weight = 1;
     for _ in 0..4 {
         reader.told();
-        stage.backend.cut().await?;
+        stage.cut().await?;
         for _ in 0..5 {
             weight += 1;
             stage.put(&[instance("a")?.weight(weight)]).await?;
         }
         // The reader may not even have noticed.
-        stage.backend.heal().await?;
+        stage.heal().await?;
         for _ in 0..5 {
             weight += 1;
             stage.put(&[instance("a")?.weight(weight)]).await?;
@@ -134,11 +134,11 @@ pub(super) async fn a_start_in_an_outage_is_stale_until_it_ends(
 ) -> Done {
     let set = instances(&["a"])?;
     stage.put(&set).await?;
-    stage.backend.cut().await?;
+    stage.cut().await?;
     let mut reader = stage.read();
     reader.is_told_of_the_outage().await?;
 
-    stage.backend.heal().await?;
+    stage.heal().await?;
 
     reader.knows(&set).await
 }

@@ -160,7 +160,7 @@ impl From<Error> for Stop {
 /// it take moments.
 pub async fn conform<B: Backend>(make: impl AsyncFn() -> B) -> Report {
     let mut report = Report::default();
-    for case in Case::ALL {
+    for &case in Case::ALL {
         let mut backend = make().await;
         report.add(case, case.hold(&mut backend).await);
     }

@@ -195,20 +195,20 @@ pub(super) async fn a_living_owner_keeps_his_id(stage: Stage<'_, impl Backend>) 
 }
 
 pub(super) async fn what_a_registration_says_in_a_cut_is_told_after_it(
-    stage: Stage<'_, impl Backend>,
+    mut stage: Stage<'_, impl Backend>,
 ) -> Done {
     let mut reader = stage.read();
     let registration = stage.register(server()?).await?;
     reader.knows(&[server()?]).await?;
 
-    stage.backend.cut().await?;
+    stage.cut().await?;
     let change = async {
         // Whether it is told of the outage, or still waits, the wish stays.
         let _ = registration.update(|instance| instance.weight(8)).await;
     };
     let mending = async {
         sleep(Duration::from_millis(500)).await;
-        stage.backend.heal().await
+        stage.heal().await
     };
     let ((), mended) = tokio::join!(change, mending);
     mended?;
@@ -219,11 +219,11 @@ pub(super) async fn what_a_registration_says_in_a_cut_is_told_after_it(
 }
 
 pub(super) async fn who_registers_in_a_cut_is_found_after_it(
-    stage: Stage<'_, impl Backend>,
+    mut stage: Stage<'_, impl Backend>,
 ) -> Done {
     // Whether there is a registrar at all is known before anything is broken.
     drop(stage.backend.registrar()?);
-    stage.backend.cut().await?;
+    stage.cut().await?;
     let registration = stage.register(server()?).await?;
     let state = registration.state();
     ensure(state != State::Registered, || {
@@ -232,7 +232,7 @@ pub(super) async fn who_registers_in_a_cut_is_found_after_it(
     let mut reader = stage.read();
     reader.is_told_of_the_outage().await?;
 
-    stage.backend.heal().await?;
+    stage.heal().await?;
 
     reader.knows(&[server()?]).await?;
     stands(&registration).await?;

@@ -9,12 +9,29 @@ use crate::{Instance, InstanceId, Register, Registration, Result, ServiceName, r
 pub(super) struct Stage<'a, B> {
     pub(super) backend: &'a mut B,
     pub(super) service: ServiceName,
+    /// Whether the registry is out of reach.
+    down: &'a mut bool,
 }
 
 impl<'a, B: Backend> Stage<'a, B> {
-    pub(super) fn new(backend: &'a mut B, case: &str) -> Result<Self> {
+    pub(super) fn new(backend: &'a mut B, case: &str, down: &'a mut bool) -> Result<Self> {
         let service = ServiceName::new(format!("suite-{}", case.replace('_', "-")))?;
-        Ok(Self { backend, service })
+        Ok(Self {
+            backend,
+            service,
+            down,
+        })
+    }
+
+    pub(super) async fn cut(&mut self) -> Done {
+        *self.down = true;
+        self.backend.cut().await
+    }
+
+    pub(super) async fn heal(&mut self) -> Done {
+        self.backend.heal().await?;
+        *self.down = false;
+        Ok(())
     }
 
     /// Another service of this case.

@@ -221,6 +221,21 @@ async fn whoever_breaks_it_is_found_out_by_the_case_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_case_that_ends_in_a_cut_does_not_leave_the_registry_so() {
+    let mut proud = Mine::with(Fault::Proud);
+    let mut none = Mine {
+        fault: Fault::None,
+        ..proud.clone()
+    };
+
+    let failed = Case::Outage.hold(&mut proud).await;
+    let next = Case::WholeSetFirst.hold(&mut none).await;
+
+    assert!(matches!(failed, Verdict::Failed(_)), "{failed:?}");
+    assert_eq!(next, Verdict::Held);
+}
+
+#[tokio::test(start_paused = true)]
 #[should_panic(expected = "not as expected: who_vanishes_is_a_suspect_until_he_is_back")]
 async fn a_report_that_is_not_as_expected_stops_a_test() {
     let mut report = Report::default();
