@@ -53,7 +53,7 @@
 //! | [`codec`] | buffers that fit small messages |
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
 //! | [`register`] | the server's side: a registration that is kept |
-//! | [`coord`] | what servers agree on: locks, elections |
+//! | [`coord`] | what servers agree on: locks, elections, configuration |
 //!
 //! No registry is on the call path: what was known last serves while the registry is away, and the view says
 //! since when. A deletion that nobody announced is a suspicion, not a death.
@@ -62,7 +62,7 @@
 //!
 //! `etcd` and `server` are on by default. `consul` adds Consul agents, `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
 //! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` calls over tonic's own channels, and a
-//! feed for its balancer; `coord` locks and elections on etcd; `testing` the suite that our own registries are held to, for
+//! feed for its balancer; `coord` locks, elections and configuration on etcd; `testing` the suite that our own registries are held to, for
 //! one's own. Features only add.
 //!
 //! [`etcd`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/etcd/index.html

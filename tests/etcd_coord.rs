@@ -3,6 +3,8 @@
 #![cfg(feature = "coord")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "coord/config.rs"]
+mod config;
 #[path = "coord/contend.rs"]
 mod contend;
 #[path = "coord/election.rs"]

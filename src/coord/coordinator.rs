@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use etcd_client::{Txn, TxnOp};
 
-use super::{election::Election, leases::Leases, lock::Lock, retry::Retry};
+use super::{
+    config::Config, election::Election, hub::Hubs, leases::Leases, lock::Lock, retry::Retry,
+};
 use crate::{
     Error, RegistryUrl, Result, Scheme,
     backoff::countable,
@@ -19,6 +21,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Coordinator {
     leases: Arc<Leases>,
+    hubs: Arc<Hubs>,
     /// What stands before all names; empty, or ends in `/`.
     root: Arc<str>,
     url: Option<RegistryUrl>,
@@ -52,6 +55,7 @@ impl Coordinator {
         leases.asker.ask(format!("connect {url}"), look).await?;
         Ok(Self {
             leases,
+            hubs: Arc::default(),
             root: root.into(),
             url: Some(url),
         })
@@ -61,6 +65,7 @@ impl Coordinator {
     pub fn over(etcd: Etcd) -> Self {
         Self {
             leases: Leases::new(etcd, TTL, Retry::default()),
+            hubs: Arc::default(),
             root: "".into(),
             url: None,
         }
@@ -101,6 +106,14 @@ impl Coordinator {
     /// `Validation` when the name is empty or ends in `/`.
     pub fn election(&self, name: impl AsRef<str>) -> Result<Election> {
         Election::new(&self.leases, &self.whole(name.as_ref()))
+    }
+
+    /// The configuration under a prefix, which is what stands before the last `/` common to its keys.
+    ///
+    /// # Errors
+    /// `Validation` when the prefix is empty or ends in `/`.
+    pub fn config(&self, prefix: impl AsRef<str>) -> Result<Config> {
+        Config::new(&self.leases, &self.hubs, &self.whole(prefix.as_ref()))
     }
 
     fn whole(&self, name: &str) -> String {

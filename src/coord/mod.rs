@@ -1,4 +1,4 @@
-//! How servers agree: locks and elections on etcd, on the same watch and the same leases as discovery.
+//! How servers agree: locks, elections and configuration on etcd, on the same watch and the same leases as discovery.
 //!
 //! ```no_run
 //! use tonic_fleet::coord::Coordinator;
@@ -33,6 +33,17 @@
 //! observe learn of a change a moment after it happened, which may be after the next has begun to lead: who
 //! must not be led by two, asks whoever claims to lead for its fence.
 //!
+//! # What configuration holds
+//!
+//! A [`Config`] keeps JSON values under a prefix, each with a version. Reading is linearizable: it sees every
+//! write that was acknowledged before. A write on a condition, an [`update`](Config::update) and a
+//! [`Transaction`] happen as a whole or not at all, and at most once. Those who watch are told how values stand
+//! and then each change, once and in order, through cuts, restarts and leader changes; not told is what
+//! etcd compacted while it was out of reach, of which only the outcome is, and, to those who are thousands of
+//! changes behind, all but the latest of each value. However many watch a prefix, one watch is open. A change
+//! reaches them a moment after it was made, and no bound on that moment is promised: who must act on the very
+//! latest value asks for it.
+//!
 //! # Errors
 //!
 //! Every failure is an [`Error`](crate::Error) whose [`kind`](crate::Error::kind) has a stable code:
@@ -41,13 +52,16 @@
 //! trying again may help. [`Retry`] is how often that was done already. After `timeout` and `unavailable`, a
 //! write may have happened.
 
+mod config;
 mod coordinator;
 mod election;
+mod hub;
 mod leases;
 mod lock;
 mod queue;
 mod retry;
 
+pub use config::{Bound, Changed, Changes, Config, Entry, Transaction};
 pub use coordinator::Coordinator;
 pub use election::{Election, Leader, Leaders, Leadership};
 #[doc(no_inline)]

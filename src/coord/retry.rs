@@ -10,6 +10,7 @@ use crate::{
     etcd::{
         Etcd,
         failure::{Failure, Remedy},
+        kv::{Listing, Span},
         session::Session,
     },
 };
@@ -170,6 +171,18 @@ impl Asker {
     /// Asks for what changes nothing, or what may happen any number of times.
     pub(super) async fn ask(&self, doing: impl fmt::Display, txn: Txn) -> Result<TxnResponse> {
         self.write(doing, txn, Twice::Harmless).await.answer
+    }
+
+    /// All of a span, as the cluster agrees on it.
+    pub(super) async fn list(&self, span: &Span) -> Result<Listing> {
+        let mut tries = self.retry.begin();
+        loop {
+            match self.etcd.list(span).await {
+                Ok(listing) => return Ok(listing),
+                Err(failure) if passes(&failure) && tries.again().await => {}
+                Err(failure) => return Err(told(failure, format!("list {span}"))),
+            }
+        }
     }
 
     /// A new lease, over by our own clock one part in so many sooner.

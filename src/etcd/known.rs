@@ -58,6 +58,17 @@ impl Known {
         self.epoch
     }
 
+    /// The newest revision that is known to exist.
+    pub(super) fn seen(&self) -> i64 {
+        self.cursor.seen()
+    }
+
+    /// Whether a list that was asked for is of another past than what was known then.
+    pub(super) fn is_older(&self, listing: &Listing) -> bool {
+        let seen = self.asked.unwrap_or_else(|| self.cursor.seen());
+        listing.revision < seen
+    }
+
     /// Whether there was ever a list.
     pub(super) fn is_listed(&self) -> bool {
         self.listed

@@ -1,6 +1,14 @@
 //! How a span of keys is followed, for as long as anybody wants to know, through everything.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use etcd_client::{EventType, WatchResponse};
 use rand::RngExt;
@@ -35,6 +43,8 @@ pub(crate) enum Seen {
 #[derive(Debug)]
 pub(crate) struct Watch {
     verify: Verify,
+    #[allow(dead_code, reason = "asked for by those who show it")]
+    counts: Arc<Counts>,
     _task: DropGuard,
 }
 
@@ -45,10 +55,40 @@ pub(crate) struct Verify {
     doing: String,
 }
 
+/// How often what was told was compared with a list, and how many keys were not as they had been told.
+#[derive(Debug, Default)]
+#[cfg_attr(
+    not(feature = "coord"),
+    allow(dead_code, reason = "synchronised entities show them")
+)]
+pub(crate) struct Counts {
+    pub(crate) compared: AtomicU64,
+    pub(crate) repaired: AtomicU64,
+}
+
+/// What is to be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Tell {
+    /// How keys stand, as soon as it is known: a list may come ahead of the stream.
+    Latest,
+    /// Each change that etcd still knows of: a list is heard when the stream has told what is older.
+    #[cfg_attr(
+        not(feature = "coord"),
+        allow(dead_code, reason = "configuration wants it")
+    )]
+    Every,
+}
+
 struct Task<T> {
     etcd: Etcd,
     span: Span,
     known: Known,
+    mode: Tell,
+    /// Waits for the stream to come as far.
+    held: Option<Listing>,
+    /// How many streams in a row broke soon and told nothing.
+    broken: u32,
+    counts: Arc<Counts>,
     tell: T,
     backoff: Backoff,
     /// For what only a person can put right.
@@ -65,7 +105,13 @@ type Listed = Pin<Box<dyn Future<Output = Result<Listing, Failure>> + Send>>;
 impl Watch {
     /// Tells each word at once, from the task that reads the stream: `tell` must not wait.
     pub(crate) fn telling(etcd: Etcd, span: Span, tell: impl FnMut(Seen) + Send + 'static) -> Self {
-        Self::knowing(etcd, span, Known::default(), tell)
+        Self::knowing(etcd, span, Known::default(), Tell::Latest, tell)
+    }
+
+    /// The same, and every single change: only what etcd compacted before it was heard is not told.
+    #[cfg(feature = "coord")]
+    pub(crate) fn every(etcd: Etcd, span: Span, tell: impl FnMut(Seen) + Send + 'static) -> Self {
+        Self::knowing(etcd, span, Known::default(), Tell::Every, tell)
     }
 
     /// The same, behind a list that was answered already and is not told again.
@@ -78,23 +124,29 @@ impl Watch {
     ) -> Self {
         let mut known = Known::default();
         known.listed(listing);
-        Self::knowing(etcd, span, known, tell)
+        Self::knowing(etcd, span, known, Tell::Latest, tell)
     }
 
     fn knowing(
         etcd: Etcd,
         span: Span,
         known: Known,
+        mode: Tell,
         tell: impl FnMut(Seen) + Send + 'static,
     ) -> Self {
         let (asks, asked) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let doing = format!("list {span}");
+        let counts = Arc::new(Counts::default());
         let task = Task {
             etcd,
             span,
             relist_at: relist_after(&known),
             known,
+            mode,
+            held: None,
+            broken: 0,
+            counts: Arc::clone(&counts),
             tell,
             backoff: Backoff::between(Duration::from_millis(20), Duration::from_secs(5))
                 .factor(2.0)
@@ -108,8 +160,16 @@ impl Watch {
         runtime.spawn(stop.clone().run_until_cancelled_owned(task.run()));
         Self {
             verify: Verify { asks, doing },
+            counts,
             _task: stop.drop_guard(),
         }
+    }
+
+    /// What comparing showed; counted where every change is told.
+    #[cfg(feature = "coord")]
+    #[allow(dead_code, reason = "asked for by those who show it")]
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Asks for a list without keeping the watch alive.
@@ -134,16 +194,25 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
     async fn run(mut self) {
         loop {
             // A stream that breaks as soon as it opens must not keep the list from being asked for.
-            let overdue = Instant::now() > self.relist_at + OVERDUE;
+            let overdue = match self.mode {
+                Tell::Latest => Instant::now() > self.relist_at + OVERDUE,
+                Tell::Every => self.broken >= BROKEN,
+            };
             match self.known.next() {
                 Ask::Watch(from) if !overdue => {
                     let began = Instant::now();
                     let mut opened = false;
                     let failure = self.follow(from, &mut opened).await;
                     self.known.not_asking();
+                    if self.held.take().is_some() {
+                        self.relist_at = Instant::now();
+                    }
                     if opened && Instant::now() - began > STEADY {
                         self.backoff.reset();
                         self.slow.reset();
+                        self.broken = 0;
+                    } else if opened {
+                        self.broken += 1;
                     }
                     self.failed(failure, !opened).await;
                 }
@@ -196,6 +265,12 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
                 Err(failure.error(format_args!("list {}", self.span)))
             }
         };
+        self.broken = 0;
+        self.reply(&answer);
+    }
+
+    /// Tells those who wait for a list, and when the next is due.
+    fn reply(&mut self, answer: &Result<i64>) {
         for reply in self.waiting.drain(..) {
             // Who no longer waits needs no answer.
             let _ = reply.send(answer.clone());
@@ -223,28 +298,33 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
             tokio::select! {
                 message = link.message() => match message {
                     Ok(message) => {
+                        let settled = probing && message.events().is_empty();
                         (probing, quiet_until) = (false, Instant::now() + PROBE_EVERY);
                         if message.created() && !self.opened(&message, opened) {
                             return link.behind();
                         }
                         self.heard(&message);
+                        self.compare(settled);
+                        if self.known.epoch() != epoch {
+                            return link.behind();
+                        }
                     }
                     Err(failure) => return failure,
                 },
                 answer = async { listing.as_mut()?.await.into() }, if listing.is_some() => {
                     listing = None;
                     if let Some(answer) = answer {
-                        self.listed(answer);
+                        self.answered(answer);
                     }
                     if self.known.epoch() != epoch {
                         return link.behind();
                     }
                 }
-                Some(reply) = self.asks.recv(), if listing.is_none() => {
+                Some(reply) = self.asks.recv(), if listing.is_none() && self.held.is_none() => {
                     self.waiting.push(reply);
                     listing = Some(self.ask());
                 }
-                () = sleep_until(self.relist_at), if listing.is_none() => {
+                () = sleep_until(self.relist_at), if listing.is_none() && self.held.is_none() => {
                     listing = Some(self.ask());
                 }
                 () = sleep_until(quiet_until) => {
@@ -277,7 +357,38 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
         let events = message.events().iter().filter_map(event);
         let changes: Vec<_> = events.filter_map(|event| self.known.heard(event)).collect();
         if !changes.is_empty() {
+            self.broken = 0;
             (self.tell)(Seen::Changed(changes));
+        }
+    }
+
+    /// A list was answered while the stream goes on.
+    fn answered(&mut self, answer: Result<Listing, Failure>) {
+        match answer {
+            Ok(listing) if self.mode == Tell::Every && !self.known.is_older(&listing) => {
+                self.held = Some(listing);
+                self.compare(false);
+            }
+            answer => self.listed(answer),
+        }
+    }
+
+    /// Hears the list that waits, once the stream has told all that is older: something newer, or, when it is
+    /// `settled`, that there is nothing.
+    fn compare(&mut self, settled: bool) {
+        let seen = self.known.seen();
+        if let Some(listing) = self.held.take_if(|held| settled || seen > held.revision) {
+            let revision = listing.revision;
+            let changes = self.known.listed(listing);
+            self.counts.compared.fetch_add(1, Relaxed);
+            if !changes.is_empty() {
+                self.counts
+                    .repaired
+                    .fetch_add(changes.len() as u64, Relaxed);
+                tracing::warn!(span = %self.span, keys = changes.len(), revision, "changes were not told");
+                (self.tell)(Seen::Changed(changes));
+            }
+            self.reply(&Ok(revision));
         }
     }
 
@@ -336,6 +447,8 @@ fn event(event: &etcd_client::Event) -> Option<Event> {
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream must have lived for the next failure to count as the first.
 const STEADY: Duration = Duration::from_secs(5);
+/// How many streams may break as soon as they open before a list goes ahead of the next.
+const BROKEN: u32 = 10;
 /// How often everything is compared, whatever was told: servers before 3.4.36 and 3.5.18 lose deletions.
 const RELIST_EVERY: Duration = Duration::from_secs(120);
 /// How soon a list that failed is asked for again, while the watch goes on.
