@@ -15,8 +15,12 @@ use std::{
 use etcd::Etcd;
 use etcd_client::{EventType, GetOptions, WatchOptions};
 use reader::Reader;
-use tokio::time::timeout;
-use tonic_fleet::{Instance, Registration, RegistryUrl, ServiceName, register, resolve};
+use tokio::{net::TcpListener, time::timeout};
+use tonic_fleet::{
+    Instance, Registrar, Registration, RegistryUrl, ServiceName,
+    register::{self, State},
+    resolve::{self, Updates},
+};
 
 /// A system: its layout, a service as it calls it, and a server that it wrote.
 struct System {
@@ -249,4 +253,115 @@ async fn a_reader_of_etcd_naming_and_ours_find_the_same_servers_while_both_kinds
             .until("the same are found", |reader| all == here(reader))
             .await;
     }
+}
+
+const NAMED: &str = "/microservices/greeter/a";
+const OURS: &str = "/services/greeter/a";
+
+/// A registry with these layouts, and short leases.
+fn registry(etcd: &Etcd, layouts: &str) -> RegistryUrl {
+    let url = format!("{}?layout={layouts}&ttl=2s", etcd.url());
+    url.parse().unwrap()
+}
+
+fn read(url: &RegistryUrl, service: &str) -> Updates {
+    let target = url.service(service).unwrap();
+    resolve::open(&target).unwrap().resolve(target.service())
+}
+
+/// The leases of the keys that stand, 0 for one that does not.
+async fn leases(etcd: &Etcd, keys: [&str; 2]) -> [i64; 2] {
+    let mut client = etcd.client().await;
+    let mut leases = [0; 2];
+    for (lease, key) in leases.iter_mut().zip(keys) {
+        let got = client.get(key, None).await.unwrap();
+        *lease = got.kvs().first().map_or(0, etcd_client::KeyValue::lease);
+    }
+    leases
+}
+
+#[tokio::test]
+async fn a_server_stands_in_two_layouts_on_one_lease_and_is_one_to_who_reads_both() {
+    let etcd = Etcd::start().await;
+    let both = registry(&etcd, "kratos,json");
+    let mut readers = ["kratos,json", "kratos", "json"]
+        .map(|layouts| Reader::of(read(&registry(&etcd, layouts), "greeter")));
+    let server = Instance::at("10.0.0.1:1").unwrap().id("a").unwrap();
+    let greeter = "greeter".parse().unwrap();
+
+    let registration = register::open(&both).unwrap();
+    let registration = registration.register(&greeter, server).await.unwrap();
+    assert_eq!(registration.key(), format!("{NAMED}, {OURS}"));
+    let [lease, same] = leases(&etcd, [NAMED, OURS]).await;
+    assert!(lease != 0 && lease == same, "{lease} {same}");
+    registration.update(|i| i.weight(3)).await.unwrap();
+    for reader in &mut readers {
+        let heavy = |r: &Reader| r.known.get("a").is_some_and(|a| a.weight == 3);
+        reader.until("all see it", heavy).await;
+        assert_eq!(reader.ids(), ["a"]);
+    }
+    etcd.delete(NAMED).await;
+    while leases(&etcd, [NAMED, OURS]).await != [lease; 2] {}
+    registration.close().await.unwrap();
+
+    for reader in &mut readers {
+        let gone = |r: &Reader| r.known.is_empty() && r.suspects.is_empty();
+        reader.until("it left in order everywhere", gone).await;
+    }
+    assert_eq!(leases(&etcd, [NAMED, OURS]).await, [0; 2]);
+}
+
+#[tokio::test]
+async fn a_layout_where_a_stranger_stands_does_not_keep_a_server_out_of_the_other() {
+    let etcd = Etcd::start().await;
+    let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stranger.local_addr().unwrap();
+    let value = format!(
+        r#"{{"id":"a","name":"greeter","version":"","metadata":null,"endpoints":["grpc://{address}"]}}"#
+    );
+    etcd.put(NAMED, value).await;
+    let server = || Instance::at("10.0.0.1:1").unwrap().id("a").unwrap();
+    let registrar = || {
+        Registrar::new(registry(&etcd, "kratos,json"))
+            .unwrap()
+            .check(false)
+    };
+
+    let refused = registrar()
+        .required(true)
+        .register("greeter", server())
+        .await;
+    let registration = registrar().register("greeter", server()).await.unwrap();
+
+    assert!(refused.unwrap_err().to_string().contains(NAMED));
+    assert_eq!(registration.state(), State::Conflict);
+    let why = registration.error().unwrap().chain();
+    assert!(why.contains(NAMED) && why.contains("answers"), "{why}");
+    let mut reader = Reader::of(read(&registry(&etcd, "json"), "greeter"));
+    reader
+        .until("it is found by the other layout", |r| r.ids() == ["a"])
+        .await;
+    drop(stranger);
+    registration.until(State::Registered).await.unwrap();
+    let [named, ours] = leases(&etcd, [NAMED, OURS]).await;
+    assert!(named != 0 && named == ours);
+}
+
+#[tokio::test]
+async fn layouts_that_would_read_each_other_are_refused_before_anything_is_written() {
+    let etcd = Etcd::start().await;
+    let server = Instance::at("10.0.0.1:1").unwrap().id("a").unwrap();
+    let greeter = "greeter".parse().unwrap();
+
+    for (layouts, why) in [("json,gochat", "another prefix"), ("json,kratos", "unix")] {
+        let server = match layouts {
+            "json,kratos" => Instance::at("unix:/run/a.sock").unwrap().id("a").unwrap(),
+            _ => server.clone(),
+        };
+        let registrar = register::open(&registry(&etcd, layouts)).unwrap();
+        let refused = registrar.register(&greeter, server).await.unwrap_err();
+        assert!(refused.chain().contains(why), "{}", refused.chain());
+    }
+
+    assert_eq!(leases(&etcd, [NAMED, OURS]).await, [0; 2]);
 }

@@ -8,7 +8,7 @@ use super::{
     claim::{Claim, Entry},
     client::Etcd,
     guard::Guard,
-    layout::Layout,
+    layout::{Layout, clash},
     mirror::{Mirror, Standing},
     pace::Pace,
     registry::Registry,
@@ -24,12 +24,15 @@ impl Register for Registry {
     /// Puts the instance into etcd on a lease of its own, and keeps it there: the lease is renewed, one that is
     /// lost is replaced, and a key that somebody deletes or overwrites is put back.
     fn register(&self, service: &ServiceName, instance: Instance) -> Registering<'_> {
-        let key = self.way().key(service, &instance);
-        let kept = keep(service, instance, key);
+        let checked = fits(self.layouts(), service, &instance);
+        let keys = self.layouts().iter().map(|l| l.key(service, &instance));
+        let keys = keys.collect::<Vec<_>>().join(", ");
+        let kept = keep(service, instance, keys);
         Box::pin(async {
             let (registration, keeper) = kept?;
-            let layout = Arc::clone(self.way());
-            let task = Task::new(self.etcd().clone(), layout, self.lease());
+            checked?;
+            let layouts = Arc::clone(self.layouts());
+            let task = Task::new(self.etcd().clone(), layouts, self.lease());
             tokio::spawn(task.run(keeper));
             registration.begun().await
         })
@@ -43,7 +46,8 @@ impl Register for Registry {
 /// Makes the wishes of one registration come true.
 struct Task {
     etcd: Etcd,
-    layout: Arc<dyn Layout>,
+    /// In each of which it is to stand.
+    layouts: Arc<[Arc<dyn Layout>]>,
     claim: Claim,
     tenure: Tenure,
     /// What we wrote on the session's lease, by key.
@@ -62,7 +66,9 @@ struct Held {
 /// A key that is to stand.
 struct Wanted {
     service: ServiceName,
-    value: Vec<u8>,
+    layout: Arc<dyn Layout>,
+    /// What it cannot be written as stays as it is.
+    value: Result<Vec<u8>>,
 }
 
 /// Why the task looks again.
@@ -81,13 +87,20 @@ const PARTING: Duration = Duration::from_secs(2);
 /// The mark may take so much of it.
 const MARKING: Duration = Duration::from_millis(1500);
 
+/// What no retry would cure is found before anything is written.
+fn fits(layouts: &[Arc<dyn Layout>], service: &ServiceName, instance: &Instance) -> Result<()> {
+    clash(layouts, service, instance)?;
+    let mut written = layouts.iter().map(|l| l.encode(service, instance));
+    written.try_for_each(|value| value.map(drop))
+}
+
 impl Task {
-    fn new(etcd: Etcd, layout: Arc<dyn Layout>, ttl: Duration) -> Self {
+    fn new(etcd: Etcd, layouts: Arc<[Arc<dyn Layout>]>, ttl: Duration) -> Self {
         Self {
             claim: Claim::new(etcd.clone()),
             tenure: Tenure::new(etcd.clone(), ttl),
             etcd,
-            layout,
+            layouts,
             held: BTreeMap::new(),
             mirror: Mirror::default(),
             guard: Guard::default(),
@@ -116,7 +129,13 @@ impl Task {
                 }
                 Err(error) => {
                     let again = pace.next(&error, began);
-                    keeper.failed(self.tenure.or_lost(error));
+                    let error = self.tenure.or_lost(error);
+                    // What stands is none the worse for what does not.
+                    if self.held.is_empty() {
+                        keeper.failed(error);
+                    } else {
+                        keeper.partly(error);
+                    }
                     Some(again)
                 }
             };
@@ -200,7 +219,14 @@ impl Task {
 
     /// Makes what stands in etcd what is wished.
     async fn converge(&mut self, wish: &Wish) -> Result<()> {
-        let wanted = self.wanted(wish, &wish.instance)?;
+        let wanted = self.wanted(wish, &wish.instance);
+        if wanted.values().all(|wanted| wanted.value.is_err())
+            && let Some(Wanted {
+                value: Err(error), ..
+            }) = wanted.values().next()
+        {
+            return Err(error.clone());
+        }
         let lease = self.lease_or_new().await?;
         self.claim.own(lease);
         self.mirror.follow(&self.etcd, wanted.keys().cloned());
@@ -227,14 +253,14 @@ impl Task {
 
     /// Makes one key what is wished.
     async fn write(&mut self, wish: &Wish, key: &str, wanted: &Wanted, lease: i64) -> Result<()> {
-        let Wanted { service, value } = wanted;
+        let value = wanted.value.as_ref().map_err(Clone::clone)?;
         let held = self.held.get(key);
         if held.is_some_and(|held| held.value == *value) {
             return Ok(());
         }
         let entry = Entry {
-            service,
-            layout: &*self.layout,
+            service: &wanted.service,
+            layout: &*wanted.layout,
             key,
             value,
             instance: &wish.instance,
@@ -249,21 +275,29 @@ impl Task {
         Ok(())
     }
 
-    fn wanted(&self, wish: &Wish, instance: &Instance) -> Result<BTreeMap<String, Wanted>> {
-        let entry = |service: &ServiceName| {
-            let key = self.layout.key(service, instance);
-            let value = self.layout.encode(service, instance)?;
+    /// What is to stand, by key. What a layout has no word for is not to stand there.
+    fn wanted(&self, wish: &Wish, instance: &Instance) -> BTreeMap<String, Wanted> {
+        let entry = |service: &ServiceName, layout: &Arc<dyn Layout>| {
+            let key = layout.key(service, instance);
+            let value = layout.encode(service, instance);
             // Read back by others as one that takes calls, it says more by not being there.
-            let read = |value| self.layout.decode(service, &key, value);
-            if instance.is_draining() && read(&value).is_ok_and(|read| !read.is_draining()) {
-                return Ok(None);
+            let read = |value: &Vec<u8>| layout.decode(service, &key, value);
+            let read = value.as_ref().ok().map(read);
+            let misread = matches!(read, Some(Ok(read)) if !read.is_draining());
+            if instance.is_draining() && misread {
+                return None;
             }
-            let service = service.clone();
-            Ok(Some((key, Wanted { service, value })))
+            let wanted = Wanted {
+                service: service.clone(),
+                layout: Arc::clone(layout),
+                value,
+            };
+            Some((key, wanted))
         };
-        wish.services
-            .iter()
-            .filter_map(|s| entry(s).transpose())
+        let services = wish.services.iter();
+        services
+            .flat_map(|service| self.layouts.iter().map(move |layout| (service, layout)))
+            .filter_map(|(service, layout)| entry(service, layout))
             .collect()
     }
 
@@ -307,13 +341,18 @@ impl Task {
 
     async fn mark(&self, wish: &Wish, lease: i64) -> Result<()> {
         let draining = (*wish.instance).clone().serving(false);
-        for (key, wanted) in self.wanted(wish, &draining)? {
+        let mut failed = None;
+        for (key, wanted) in self.wanted(wish, &draining) {
             let held = self.held.get(&key);
-            if held.is_none_or(|held| held.value != wanted.value) {
-                self.claim.mark(&key, &wanted.value, lease).await?;
-            }
+            let marked = match wanted.value {
+                Ok(value) if held.is_none_or(|held| held.value != value) => {
+                    self.claim.mark(&key, &value, lease).await
+                }
+                value => value.map(drop),
+            };
+            failed = failed.or(marked.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

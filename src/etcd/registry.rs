@@ -19,15 +19,23 @@ use crate::{Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable}
 ///
 /// Finds instances as a [`Resolve`](crate::resolve::Resolve). However many read about one service, it
 /// is watched once, for as long as anybody reads.
+///
+/// With several layouts, `?layout=json,kratos` or [`also`](Self::also), whoever registers stands in all of
+/// them, on one lease, and whoever reads finds who stands in any: a fleet moves from one to another
+/// without a moment in which somebody is not found. What fails in one layout does not keep a server out of the others; its registration
+/// says so. Who stands in two under one id is one instance, as the first layout says it. A layout
+/// that keeps no id, as `plain` and `go-zero`, calls it by its address instead, and it counts twice.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
 
 struct Inner {
     etcd: Etcd,
-    layout: Arc<dyn Layout>,
+    /// At least one.
+    layouts: Arc<[Arc<dyn Layout>]>,
     grace: Duration,
     ttl: Duration,
-    services: Mutex<HashMap<ServiceName, Weak<Service>>>,
+    /// By the layout, and the service.
+    services: Mutex<HashMap<(usize, ServiceName), Weak<Service>>>,
     url: Option<RegistryUrl>,
 }
 
@@ -37,7 +45,8 @@ static OPEN: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 impl Registry {
     /// The services in this cluster, as JSON under `/services/`.
     pub fn over(etcd: Etcd) -> Self {
-        Self::new(etcd, Arc::new(layout::Json::default()), [GRACE, TTL], None)
+        let json: Arc<dyn Layout> = Arc::new(layout::Json::default());
+        Self::new(etcd, [json].into(), [GRACE, TTL], None)
     }
 
     /// The registry that a URL names; the same one for the same URL, while it is in use.
@@ -48,8 +57,8 @@ impl Registry {
         if url.scheme() != Scheme::Etcd {
             return Err(Error::config(format!("open {url}: it is not etcd://")));
         }
-        let layout = layout::named(url.layout(), url.prefix());
-        let layout = layout.map_err(|why| Error::config(format!("open {url}")).because(why))?;
+        let layouts = layout::all_named(url.layout(), url.prefix());
+        let layouts = layouts.map_err(|why| Error::config(format!("open {url}")).because(why))?;
         let members: Vec<_> = url.members().iter().map(ToString::to_string).collect();
         let etcd = Etcd::shared(&members, options(url)?)?;
 
@@ -61,20 +70,20 @@ impl Registry {
             return Ok(Self(inner));
         }
         let times = [url.ttl().unwrap_or(GRACE), url.ttl().unwrap_or(TTL)];
-        let registry = Self::new(etcd, layout, times, Some(url.clone()));
+        let registry = Self::new(etcd, layouts.into(), times, Some(url.clone()));
         open.push(Arc::downgrade(&registry.0));
         Ok(registry)
     }
 
     fn new(
         etcd: Etcd,
-        layout: Arc<dyn Layout>,
+        layouts: Arc<[Arc<dyn Layout>]>,
         [grace, ttl]: [Duration; 2],
         url: Option<RegistryUrl>,
     ) -> Self {
         Self(Arc::new(Inner {
             etcd,
-            layout,
+            layouts,
             grace,
             ttl,
             services: Mutex::default(),
@@ -85,8 +94,26 @@ impl Registry {
     /// The same cluster, where instances stand otherwise.
     #[must_use]
     pub fn layout(self, layout: impl Layout) -> Self {
+        let one: Arc<dyn Layout> = Arc::new(layout);
         let times = [self.0.grace, self.0.ttl];
-        Self::new(self.0.etcd.clone(), Arc::new(layout), times, None)
+        Self::new(self.0.etcd.clone(), [one].into(), times, None)
+    }
+
+    /// The same cluster, where instances stand in this layout as well.
+    ///
+    /// ```
+    /// use tonic_fleet::etcd::{Registry, layout::{Json, Kratos}};
+    ///
+    /// # fn example(etcd: tonic_fleet::etcd::Etcd) {
+    /// let moving = Registry::over(etcd).layout(Kratos::default()).also(Json::under("/fleet/"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn also(self, layout: impl Layout) -> Self {
+        let one: Arc<dyn Layout> = Arc::new(layout);
+        let layouts = self.0.layouts.iter().cloned().chain([one]).collect();
+        let times = [self.0.grace, self.0.ttl];
+        Self::new(self.0.etcd.clone(), layouts, times, None)
     }
 
     /// Sets how long an instance that vanished unannounced is kept as a suspect before two lists may
@@ -94,9 +121,9 @@ impl Registry {
     /// deletes the keys of living servers, and they need a moment to put them back.
     #[must_use]
     pub fn grace(self, grace: Duration) -> Self {
-        let layout = Arc::clone(&self.0.layout);
+        let layouts = Arc::clone(&self.0.layouts);
         let times = [countable(grace), self.0.ttl];
-        Self::new(self.0.etcd.clone(), layout, times, None)
+        Self::new(self.0.etcd.clone(), layouts, times, None)
     }
 
     /// Sets for how long an instance that is registered here outlives its server. Ten seconds, or the
@@ -104,8 +131,8 @@ impl Registry {
     /// loses living ones to shorter outages.
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
-        let layout = Arc::clone(&self.0.layout);
-        Self::new(self.0.etcd.clone(), layout, [self.0.grace, ttl], None)
+        let layouts = Arc::clone(&self.0.layouts);
+        Self::new(self.0.etcd.clone(), layouts, [self.0.grace, ttl], None)
     }
 
     /// The cluster.
@@ -113,9 +140,9 @@ impl Registry {
         &self.0.etcd
     }
 
-    /// How instances stand in it.
-    pub(crate) fn way(&self) -> &Arc<dyn Layout> {
-        &self.0.layout
+    /// How instances stand in it: in each of these layouts.
+    pub(super) fn layouts(&self) -> &Arc<[Arc<dyn Layout>]> {
+        &self.0.layouts
     }
 
     /// How long the leases of those who register here live.
@@ -123,21 +150,22 @@ impl Registry {
         self.0.ttl
     }
 
-    /// The one watch on a service.
-    pub(super) fn service(&self, name: &ServiceName) -> Arc<Service> {
+    /// The one watch on a service in one of the layouts.
+    pub(super) fn service(&self, nth: usize, name: &ServiceName) -> Arc<Service> {
         let mut services = locked(&self.0.services);
-        if let Some(service) = services.get(name).and_then(Weak::upgrade) {
+        let place = (nth, name.clone());
+        if let Some(service) = services.get(&place).and_then(Weak::upgrade) {
             return service;
         }
         services.retain(|_, service| service.strong_count() > 0);
-        let layout = Arc::clone(&self.0.layout);
+        let layout = Arc::clone(&self.0.layouts[nth]);
         let service = Arc::new(Service::follow(
             self.0.etcd.clone(),
             name.clone(),
             layout,
             self.0.grace,
         ));
-        services.insert(name.clone(), Arc::downgrade(&service));
+        services.insert(place, Arc::downgrade(&service));
         service
     }
 }
@@ -183,7 +211,7 @@ impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
             .field("etcd", &self.0.etcd)
-            .field("layout", &self.0.layout)
+            .field("layouts", &self.0.layouts)
             .field("grace", &self.0.grace)
             .field("ttl", &self.0.ttl)
             .finish_non_exhaustive()

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     Backoff, Error, ErrorKind, Result, ServiceName,
-    resolve::{Publisher, Resolve, Update, Updates, publish},
+    resolve::{Publisher, Resolve, Update, Updates, merge, publish},
 };
 
 /// One service that somebody reads about; its tasks end with it.
@@ -57,13 +57,32 @@ struct Subscription {
 
 impl Resolve for Registry {
     fn resolve(&self, service: &ServiceName) -> Updates {
-        let service = self.service(service);
+        let mut parts = (0..self.layouts().len()).map(|nth| Part {
+            registry: self.clone(),
+            nth,
+        });
+        match (parts.next(), parts.len()) {
+            (Some(only), 0) => only.resolve(service),
+            (first, _) => merge(first.into_iter().chain(parts)).resolve(service),
+        }
+    }
+}
+
+/// What stands in one layout of a registry.
+struct Part {
+    registry: Registry,
+    nth: usize,
+}
+
+impl Resolve for Part {
+    fn resolve(&self, service: &ServiceName) -> Updates {
+        let service = self.registry.service(self.nth, service);
         let (publisher, updates) = publish();
         service.shared.add(publisher);
         Box::pin(Subscription {
             updates,
             _service: service,
-            _registry: self.clone(),
+            _registry: self.registry.clone(),
         })
     }
 }

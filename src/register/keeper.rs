@@ -79,6 +79,8 @@ pub(super) struct Report {
     pub(super) state: State,
     /// Why it is not as wished.
     pub(super) error: Option<Error>,
+    /// Whether some of it stands, all the same.
+    pub(super) partly: bool,
     /// The last wish that was tried, and the last that was fulfilled.
     pub(super) tried: u64,
     pub(super) reached: u64,
@@ -137,6 +139,7 @@ impl Keeper {
         self.tell(|report| {
             report.state = self.goal;
             report.error = None;
+            report.partly = false;
             report.tried = self.taken;
             report.reached = self.taken;
         });
@@ -144,9 +147,20 @@ impl Keeper {
 
     /// The wish that was last taken cannot be fulfilled now; the kind of the error tells the [`State`].
     pub fn failed(&self, error: Error) {
+        self.not_reached(error, false);
+    }
+
+    /// The same, but some of what is wished does stand: in one of two layouts, say. A registration that
+    /// begins like this is kept, and goes on trying.
+    pub fn partly(&self, error: Error) {
+        self.not_reached(error, true);
+    }
+
+    fn not_reached(&self, error: Error, partly: bool) {
         self.tell(|report| {
             report.state = State::after(&error);
             report.error = Some(error);
+            report.partly = partly;
             report.tried = self.taken;
         });
     }

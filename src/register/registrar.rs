@@ -211,8 +211,14 @@ impl Registrar {
         } else {
             State::Registered
         };
-        match timeout_at(until, registration.until(goal)).await {
-            Ok(reached) => reached?,
+        match timeout_at(until, registration.settled(goal)).await {
+            Ok(reached) => {
+                reached?;
+                let refused = registration.error().filter(|error| !error.is_transient());
+                if let (true, Some(error)) = (self.required, refused) {
+                    return Err(error);
+                }
+            }
             Err(_) if self.required => {
                 let doing = format!("register {} within {:?}", registration.key(), self.patience);
                 let error = Error::new(ErrorKind::Timeout, doing);

@@ -77,13 +77,15 @@ impl Registration {
         }
     }
 
-    /// Returns after the keeper's first attempt, or five seconds: with an error if no retry would cure it.
+    /// Returns after the keeper's first attempt, or five seconds: with an error if no retry would cure it,
+    /// and nothing of it stands.
     ///
     /// For backends, which end [`register`](super::Register::register) with it.
     pub async fn begun(self) -> Result<Self> {
         let mut reports = self.ends.report.clone();
         let first = reports.wait_for(|report| report.tried > 0);
         let error = match timeout(PATIENCE, first).await {
+            Ok(Ok(report)) if report.partly => None,
             Ok(Ok(report)) => report.error.clone(),
             Ok(Err(_ended)) => Some(self.ends.ended()),
             Err(_late) => None,
@@ -147,6 +149,15 @@ impl Registration {
     pub async fn until(&self, state: State) -> Result<()> {
         let mut reports = self.ends.report.clone();
         let reached = reports.wait_for(|report| report.state == state).await;
+        reached.map_or_else(|_| Err(self.ends.ended()), |_| Ok(()))
+    }
+
+    /// Returns when it stands in this state, or in part and no retry would do more.
+    pub(super) async fn settled(&self, state: State) -> Result<()> {
+        let mut reports = self.ends.report.clone();
+        let refused = |report: &Report| report.error.as_ref().is_some_and(|e| !e.is_transient());
+        let settled = |report: &Report| report.state == state || (report.partly && refused(report));
+        let reached = reports.wait_for(settled).await;
         reached.map_or_else(|_| Err(self.ends.ended()), |_| Ok(()))
     }
 

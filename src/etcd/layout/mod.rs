@@ -107,6 +107,55 @@ pub fn named(name: Option<&str>, prefix: Option<&str>) -> Result<Arc<dyn Layout>
     })
 }
 
+/// The layouts that a URL names with `?layout=json,kratos`: several, for a fleet that moves from one to another.
+///
+/// # Errors
+/// `Config` when one is not known or stands twice, and when a prefix is given for several.
+pub fn all_named(names: Option<&str>, prefix: Option<&str>) -> Result<Vec<Arc<dyn Layout>>> {
+    let names: Vec<_> = names.unwrap_or("json").split(',').collect();
+    if let Some((at, name)) = names
+        .iter()
+        .enumerate()
+        .find(|(at, name)| names[..*at].contains(name))
+    {
+        let what = format!("layout {} is {name:?} again: leave it out", at + 1);
+        return Err(Error::config(what));
+    }
+    if let (true, Some(prefix)) = (names.len() > 1, prefix) {
+        let what = format!(
+            "the prefix {prefix:?} for {} layouts: leave it out, or give each its own in code, by `etcd::Registry::also`",
+            names.len()
+        );
+        return Err(Error::config(what));
+    }
+    names
+        .into_iter()
+        .map(|name| named(Some(name), prefix))
+        .collect()
+}
+
+/// What keeps an instance from standing in all of these layouts at once, if anything does: who reads one
+/// would find what is written for another.
+pub(super) fn clash(
+    layouts: &[Arc<dyn Layout>],
+    service: &ServiceName,
+    instance: &Instance,
+) -> Result<()> {
+    for (at, one) in layouts.iter().enumerate() {
+        let key = one.key(service, instance);
+        for (_, other) in layouts.iter().enumerate().filter(|(nth, _)| *nth != at) {
+            if other.owns(service, &key) {
+                let doing = format!("write {key} as {one:?}");
+                let why = format!(
+                    "readers of {other:?} would look there, too: give one of the two another prefix"
+                );
+                return Err(Error::config(doing).because(why));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A part of a key as one segment, which an id is.
 fn segment(name: &str) -> String {
     name.replace('/', "%2F")
@@ -288,6 +337,40 @@ mod tests {
                 layout.prefix(&greeter).starts_with("base/greeter"),
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn several_layouts_go_by_a_list_of_names() {
+        let both = all_named(Some("json,kratos"), None).unwrap();
+        assert_eq!(both.len(), 2);
+
+        for (names, prefix, why) in [
+            ("json,json", None, "again"),
+            ("json,", None, "is not known"),
+            ("json,kratos", Some("/a/"), "give each its own in code"),
+        ] {
+            let error = all_named(Some(names), prefix).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_one_layout_writes_no_other_may_find() {
+        let greeter = "greeter".parse().unwrap();
+        let a = Instance::at("10.0.0.5:1").unwrap().id("a").unwrap();
+        let clash = |names| clash(&all_named(Some(names), None).unwrap(), &greeter, &a);
+
+        for names in ["json,gochat", "plain,json", "etcd-naming,go-zero"] {
+            let error = clash(names).unwrap_err().chain();
+            assert!(error.contains("another prefix"), "{error}");
+        }
+        for names in [
+            "json",
+            "json,kratos,kitex,go-micro,rpcx",
+            "gochat,etcd-naming",
+        ] {
+            clash(names).unwrap();
         }
     }
 
