@@ -350,7 +350,7 @@ impl Task {
                 }
                 value => value.map(drop),
             };
-            failed = failed.or(marked.err());
+            failed = failed.or_else(|| marked.err());
         }
         failed.map_or(Ok(()), Err)
     }

@@ -68,12 +68,13 @@ impl Registrar {
         Ok(Self::over(open(&url)?))
     }
 
-    /// Registers in the registry that the environment variable `FLEET_REGISTRY` names.
+    /// Registers in the registry that the environment names: `FLEET_REGISTRY`, or what
+    /// [`Registry::from_env`](crate::Registry::from_env) looks for instead.
     ///
     /// # Errors
-    /// As for [`new`](Self::new), and when the variable is not set.
+    /// As for [`new`](Self::new), and when none is named.
     pub fn from_env() -> Result<Self> {
-        Self::new(RegistryUrl::from_env()?)
+        crate::Registry::from_env()?.registrar()
     }
 
     /// Registers in this registry.

@@ -129,6 +129,15 @@ impl RegistryUrl {
         &self.path
     }
 
+    /// The same registry, with nothing before the names of services.
+    pub(crate) fn bare(&self) -> Self {
+        let mut url = self.clone();
+        if matches!(self.scheme, Scheme::Etcd | Scheme::Memory) {
+            url.path = "".into();
+        }
+        url
+    }
+
     /// One service of this registry.
     ///
     /// What the registry's path holds stands before the name. In a `file://` registry the service is a
