@@ -19,9 +19,10 @@ const ROOT: &str = "/fleet/config";
 
 impl Registry {
     /// Where the [configuration](crate::method::ServiceConfig) of a service stands: where its instances are,
-    /// but under `/fleet/config`. `/fleet/config/services/{name}`, unless layout or prefix say otherwise.
+    /// but under `/fleet/config`. `/fleet/config/services/{name}`, unless layout or prefix say otherwise; of
+    /// several layouts, the first.
     pub fn config_key(&self, service: &ServiceName) -> String {
-        let place = self.way().prefix(service);
+        let place = self.layouts()[0].prefix(service);
         format!("{ROOT}/{}", place.trim_matches('/'))
     }
 

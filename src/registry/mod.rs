@@ -195,7 +195,9 @@ impl Register for Registry {
             };
             let service = match url.scheme() {
                 // What the path holds stands before the service, for those who read, too.
-                Scheme::Etcd | Scheme::Memory => url.service(service)?.service().clone(),
+                Scheme::Etcd | Scheme::Consul | Scheme::Memory => {
+                    url.service(service)?.service().clone()
+                }
                 _ => service,
             };
             register::open(&url.bare())?

@@ -132,7 +132,7 @@ impl RegistryUrl {
     /// The same registry, with nothing before the names of services.
     pub(crate) fn bare(&self) -> Self {
         let mut url = self.clone();
-        if matches!(self.scheme, Scheme::Etcd | Scheme::Memory) {
+        if matches!(self.scheme, Scheme::Etcd | Scheme::Consul | Scheme::Memory) {
             url.path = "".into();
         }
         url
