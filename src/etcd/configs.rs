@@ -89,7 +89,10 @@ mod tests {
 
                 let key = registry.config_key(&service);
 
-                assert!(!registry.way().owns(&service, &key), "{layout}: {key}");
+                assert!(
+                    !registry.layouts()[0].owns(&service, &key),
+                    "{layout}: {key}"
+                );
                 assert!(key.starts_with("/fleet/config/"), "{layout}: {key}");
             }
         }
