@@ -49,6 +49,16 @@ impl Histogram {
         &self.counts
     }
 
+    /// How many values there are up to each bound, which is how Prometheus wants it; the last is infinite.
+    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        let bounds = self.bounds().chain([f64::INFINITY]);
+        let sums = self.counts.iter().scan(0, |sum, n| {
+            *sum += n;
+            Some(*sum)
+        });
+        bounds.zip(sums)
+    }
+
     /// How many values there are.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

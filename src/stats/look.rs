@@ -47,6 +47,7 @@ pub(crate) fn look(service: ServiceName, methods: &Tallies, known: &Endpoints) -
     Stats {
         service,
         age: now.saturating_duration_since(since),
+        connections: known.iter().map(|e| e.connections() as u64).sum(),
         calls,
         attempts,
         methods,

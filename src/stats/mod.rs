@@ -43,6 +43,7 @@ mod ends;
 mod histogram;
 mod look;
 mod meter;
+mod metrics;
 mod print;
 mod recent;
 mod ring;
@@ -56,6 +57,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 pub use histogram::Histogram;
+pub use metrics::{Metric, Value};
 pub use snapshot::{
     Again, Answered, Attempts, Calls, Ended, Lately, OfCode, OfEndpoint, OfMethod, Stats, Window,
 };

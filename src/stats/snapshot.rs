@@ -19,6 +19,8 @@ pub struct Stats {
     /// For how long the channel has been counting.
     #[serde(serialize_with = "seconds")]
     pub age: Duration,
+    /// How many connections are open.
+    pub connections: u64,
     /// All calls.
     pub calls: Calls,
     /// All attempts at them.
