@@ -52,6 +52,7 @@
 //! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
 //! | [`codec`] | buffers that fit small messages |
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
+//! | [`stats`] | what calls came to, for each method and each endpoint |
 //! | [`register`] | the server's side: a registration that is kept |
 //! | [`coord`] | what servers agree on: locks, elections, configuration |
 //!

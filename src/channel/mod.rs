@@ -8,6 +8,7 @@ mod call;
 mod checking;
 mod configured;
 mod driver;
+mod json;
 mod pace;
 mod place;
 mod served;

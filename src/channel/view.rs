@@ -10,7 +10,7 @@ use crate::{
 
 /// A service as a channel sees it at one moment: who is known, who takes calls, and why the others do not.
 ///
-/// `Display` prints it as a table. The sets do not change; the endpoints' counters and states go on.
+/// `Display` prints it as a table, and it serialises to the same as JSON. The sets do not change; the endpoints' counters and states go on.
 pub struct View {
     pub(super) number: u64,
     pub(super) service: ServiceName,

@@ -6,12 +6,7 @@
     reason = "each test takes what it needs"
 )]
 
-use std::{
-    collections::BTreeMap,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::Stream;
 use prost::Message;
