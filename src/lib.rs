@@ -50,6 +50,7 @@
 //! | [`balance`] | policies: which endpoint the next call goes to |
 //! | [`Channel`] | one call: wait, pick, send, pick again |
 //! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
+//! | [`layer`] | retries and hedging around a stack of one's own |
 //! | [`codec`] | buffers that fit small messages |
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
 //! | [`stats`] | what calls came to, for each method and each endpoint |
@@ -88,6 +89,7 @@ pub mod etcd;
 mod fuzz;
 pub mod health;
 mod instance;
+pub mod layer;
 pub mod method;
 mod name;
 mod parse;
@@ -101,7 +103,7 @@ pub mod testing;
 pub mod transport;
 
 pub use backoff::Backoff;
-pub use channel::{Answer, Builder, Calling, Channel, Events, ServedBy, View};
+pub use channel::{Answer, Builder, Calling, Channel, Events, Leaving, ServedBy, View, Why};
 pub use direct::Direct;
 pub use endpoint::{Endpoint, Endpoints, Event, State};
 pub use error::{Error, ErrorKind, Result};

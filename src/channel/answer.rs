@@ -10,7 +10,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use super::body::Watched;
+use super::{admitted::Admitted, body::Watched};
+use crate::stats::Counted;
 
 /// The body of a response: messages, then trailers.
 ///
@@ -38,6 +39,15 @@ pub struct Answer(Option<Watched>);
 impl Answer {
     pub(super) fn new(watched: Watched) -> Self {
         Self(Some(watched))
+    }
+}
+
+impl Answer {
+    /// The call counts among those under way until this ends, and is counted then.
+    pub(super) fn hold(&mut self, admitted: Option<Admitted>, counted: Option<Counted>) {
+        if let Some(watched) = &mut self.0 {
+            watched.hold(admitted, counted);
+        }
     }
 }
 

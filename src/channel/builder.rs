@@ -16,7 +16,7 @@ use methods::Calls;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Channel, Shared, View, checking::Checking, driver::Driver};
+use super::{Channel, Shared, View, checking::Checking, driver::Driver, repeat::Repeats};
 #[cfg(feature = "tonic-channel")]
 use crate::transport::Lender;
 use crate::{
@@ -342,7 +342,8 @@ impl Builder {
     pub fn build(mut self) -> Result<Channel, Error> {
         self.check()?;
         self = self.ask_as_configured();
-        let budget = self.calls.budget;
+        let repeats = Repeats::new(self.calls.budget, self.calls.replay_buffer);
+        let each_attempt = self.calls.each_attempt.take();
         let (wanted, configured, policy) = self.take_calls()?;
         if let Some(keep_alive) = &mut self.settings.keep_alive {
             keep_alive.while_idle = self.keep_alive_while_idle;
@@ -374,7 +375,8 @@ impl Builder {
             patience: self.patience,
             timeout: self.timeout,
             wanted,
-            budget,
+            repeats,
+            each_attempt,
             breaker: self.breaker,
             max_calls: self.max_calls,
             under_way: AtomicUsize::new(0),

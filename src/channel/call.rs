@@ -1,30 +1,32 @@
 //! One call, from pick to response.
 
+mod again;
 mod directed;
 
 use std::{
     future,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
-use http::HeaderMap;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
 use super::{
     Answer, Calling, Channel, ServedBy, Shared, View,
     admitted::Admitted,
+    again::{Attempt, RanOut},
     body,
+    limit::{deadline, limit},
     place::{Chosen, Queues, take},
+    repeat::repeat,
 };
 use crate::{
     Direct, Endpoint, Endpoints, Error, ErrorKind, InstanceId,
     balance::{self, Call},
-    deadline::{TIMEOUT, read, write},
+    deadline::{TIMEOUT, write},
     health::EndedBy,
     method::Method,
-    stats::{Counted, Why},
+    stats::{self, Counted},
     transport::{Connection, Failure, Outgoing},
 };
 
@@ -32,9 +34,11 @@ use crate::{
 pub(super) async fn call_one(
     channel: Channel,
     endpoint: Endpoint,
-    request: http::Request<Body>,
+    mut request: http::Request<Body>,
 ) -> Result<http::Response<Answer>, Status> {
-    let mut call = Attempts::new(channel, request)?;
+    let again = request.extensions_mut().remove();
+    let method = channel.shared.wanted.of(request.uri().path());
+    let mut call = Attempts::new(channel, method, again, request)?;
     let answer = call.of_one(endpoint).await;
     call.tell(answer)
 }
@@ -43,8 +47,16 @@ pub(super) async fn call_one(
 ///
 /// What is made before the future is in it once; and what waits is in a box of its own. So the future
 /// of each call is small enough for the allocator's fast road, which with glibc ends at 1 KiB.
-pub(super) fn call(channel: Channel, request: http::Request<Body>) -> Calling {
-    match Attempts::new(channel, request) {
+pub(super) fn call(channel: Channel, mut request: http::Request<Body>) -> Calling {
+    let again = request.extensions_mut().remove::<Attempt>();
+    let method = channel.shared.wanted.of(request.uri().path());
+    if again.is_none()
+        && let Some(wanted) = method.as_ref().and_then(|method| method.again())
+    {
+        let time = limit(&channel.shared, method.as_deref());
+        return Box::pin(repeat(channel, wanted.clone(), time, request));
+    }
+    match Attempts::new(channel, method, again, request) {
         Ok(mut call) => Box::pin(async move {
             let answer = call.run().await;
             call.tell(answer)
@@ -65,42 +77,67 @@ struct Attempts {
     deadline: Option<Instant>,
     /// When a call without a deadline has waited long enough; set when it first waits.
     patience: Option<Instant>,
-    /// Where it could not be sent, in this view or since the last wait.
+    /// Where other attempts of the same call went, so many of them; and then where this one could not be
+    /// sent, in this view or since the last wait.
     tried: Vec<InstanceId>,
+    been: u32,
     /// Why it was refused, if it was: that may happen once.
     refused: Option<InstanceId>,
     outgoing: Outgoing,
     admitted: Option<Admitted>,
-    /// Until there is an answer to watch, which then has it.
+    /// Until there is an answer to watch, which then has it. None where the call counts as a whole, and not
+    /// each of its attempts.
     counted: Option<Counted>,
+    /// What it is of a call that may be sent more than once.
+    again: Option<Attempt>,
+    /// How often it was sent.
+    sent: u32,
 }
 
 impl Attempts {
-    fn new(channel: Channel, mut request: http::Request<Body>) -> Result<Self, Status> {
+    fn new(
+        channel: Channel,
+        method: Option<Arc<Method>>,
+        again: Option<Attempt>,
+        mut request: http::Request<Body>,
+    ) -> Result<Self, Status> {
         let shared = &channel.shared;
-        let path = request.uri().path();
-        let mut counted = Counted::begin(shared.stats.method(path));
-        let method = shared.wanted.of(path);
-        let limit = match &method {
-            None => shared.timeout,
-            Some(method) => tighter(shared.timeout, method.timeout),
+        let is_counted = again.as_ref().is_some_and(Attempt::is_counted);
+        let mut counted =
+            (!is_counted).then(|| Counted::begin(shared.stats.method(request.uri().path())));
+        let admitted = match is_counted {
+            true => Ok(None),
+            false => Admitted::to(shared),
         };
-        let admitted = Admitted::to(shared)
-            .and_then(|admitted| Ok((admitted, deadline(limit, request.headers_mut())?)));
-        let (admitted, deadline) =
-            admitted.inspect_err(|status| counted.fails(status.code(), None))?;
-        Ok(Self {
+        let time = limit(shared, method.as_deref());
+        let admitted =
+            admitted.and_then(|admitted| Ok((admitted, deadline(time, request.headers_mut())?)));
+        let (admitted, deadline) = admitted.inspect_err(|status| {
+            if let Some(counted) = &mut counted {
+                counted.fails(status.code(), None);
+            }
+        })?;
+        let keep = again.as_ref().map(Attempt::keep);
+        let mut call = Self {
             deadline,
             method,
             direct: request.extensions_mut().remove(),
             channel,
             patience: None,
             tried: Vec::new(),
+            been: 0,
             refused: None,
             outgoing: Outgoing::new(request),
             admitted,
-            counted: Some(counted),
-        })
+            counted,
+            again,
+            sent: 0,
+        };
+        if let Some(keep) = keep {
+            call.outgoing = call.outgoing.keep(keep);
+            call.begin_anew();
+        }
+        Ok(call)
     }
 
     /// An answer from one of those that are ready.
@@ -108,7 +145,7 @@ impl Attempts {
         loop {
             let chosen = match self.choose_now() {
                 Some(chosen) => chosen,
-                None => Box::pin(self.endpoint()).await?,
+                None => Box::pin(self.endpoint()).await.map_err(again::nobody)?,
             };
             if let Some(response) = self.attempt(chosen).await? {
                 return Ok(response);
@@ -145,13 +182,14 @@ impl Attempts {
     /// It did not come to be processed, and may be sent again.
     fn again(&mut self) {
         if let Some(counted) = &mut self.counted {
-            counted.again(Why::Transparent);
+            counted.again(stats::Why::Transparent);
         }
     }
 
     /// An endpoint that is connected, not yet tried and has room, if there is one now.
-    fn choose_now(&self) -> Option<Chosen> {
-        self.choose(&self.channel.shared.view.load())
+    fn choose_now(&mut self) -> Option<Chosen> {
+        let view = self.channel.shared.view.load();
+        self.choose(&view)
     }
 
     /// The same, as soon as there is one.
@@ -166,8 +204,7 @@ impl Attempts {
         let mut full = Queues::default();
         loop {
             changed.borrow_and_update();
-            self.tried.clear();
-            self.tried.extend(self.refused.clone());
+            self.begin_anew();
             let view = shared.view.load_full();
             if let Some(chosen) = self.choose(&view) {
                 self.tell_time_left();
@@ -245,7 +282,10 @@ impl Attempts {
         }
     }
 
-    fn choose(&self, view: &View) -> Option<Chosen> {
+    fn choose(&mut self, view: &View) -> Option<Chosen> {
+        if self.been > 0 {
+            self.look_elsewhere(view);
+        }
         if let Some(chosen) = self.choose_directed(view) {
             return chosen;
         }
@@ -255,7 +295,10 @@ impl Attempts {
             return Some(chosen);
         }
         let ready = &view.ready;
-        let endpoint = self.picked(view)?;
+        let mut endpoint = self.picked(view)?;
+        if self.been > 0 {
+            endpoint = self.picked_elsewhere(view, endpoint);
+        }
         let limit = self.channel.shared.breaker;
         if endpoint.conduct().is_open()
             && !self.tried.contains(endpoint.id())
@@ -305,8 +348,12 @@ impl Attempts {
         let some = (0..n.min(LOOKS)).filter_map(|nth| on_trial.get((start + nth) % n));
         some.filter(|endpoint| !self.tried.contains(endpoint.id()))
             .find_map(|endpoint| {
-                let slot = connected(endpoint).next()?.try_slot()?;
-                let in_flight = endpoint.begin_trial()?;
+                let connection = connected(endpoint).next()?;
+                let mut in_flight = endpoint.begin_trial()?;
+                let Some(slot) = connection.try_slot() else {
+                    in_flight.not_sent();
+                    return None;
+                };
                 Some(Chosen { slot, in_flight })
             })
     }
@@ -356,7 +403,8 @@ impl Attempts {
         ready: &'r Endpoints,
     ) -> impl Iterator<Item = (&'r Endpoint, Arc<Connection>)> + 'r {
         let refused = self.refused.as_ref().filter(|refused| {
-            let times = self.tried.iter().filter(|id| id == refused).count();
+            let own = &self.tried[self.been as usize..];
+            let times = own.iter().filter(|id| id == refused).count();
             times < 2 && self.usable_of(ready).next().is_none()
         });
         let endpoint = refused.and_then(|refused| ready.find(refused));
@@ -375,15 +423,15 @@ impl Attempts {
             slot,
             mut in_flight,
         } = chosen;
-        if let Some(counted) = &mut self.counted {
-            counted.attempt(&mut in_flight);
-        }
+        self.leaves(slot.peer(), &mut in_flight);
         async move {
             let served = ServedBy::by(slot.peer());
-            let outgoing = &mut self.outgoing;
-            let sent = match self.deadline {
-                Some(deadline) => timeout_at(deadline, slot.call(outgoing, in_flight.sent())).await,
-                None => Ok(slot.call(outgoing, in_flight.sent()).await),
+            let sent = match self.until_when() {
+                Some(until) => {
+                    let call = slot.call(&mut self.outgoing, in_flight.sent());
+                    timeout_at(until, call).await
+                }
+                None => Ok(slot.call(&mut self.outgoing, in_flight.sent()).await),
             };
             let failed = |mut status: Status| {
                 served.note_in(&mut status);
@@ -398,8 +446,10 @@ impl Attempts {
                     {
                         let now = Instant::now();
                         in_flight.is_answered(now);
-                        if let Some(counted) = &self.counted {
-                            counted.answered(now);
+                        match (&self.counted, &self.again) {
+                            (Some(counted), _) => counted.answered(now),
+                            (None, Some(again)) => again.answered(now),
+                            (None, None) => {}
                         }
                     }
                     // A status in the head is the last word: callers look for no more in the body.
@@ -428,7 +478,7 @@ impl Attempts {
                     in_flight.is_refused();
                     // Who says goodbye may well refuse what comes too late; who stays may not.
                     if !body::is_goodbye(&error) {
-                        in_flight.ended_by(EndedBy::Reset, Code::Unavailable);
+                        in_flight.ended_by(EndedBy::Refusal, Code::Unavailable);
                     }
                     if self.refused.is_some() || !self.outgoing.rewind() {
                         return failed(unavailable(error));
@@ -453,7 +503,12 @@ impl Attempts {
                 Err(_) => {
                     in_flight.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
                     in_flight.is_given_up();
-                    failed(body::late(&served))
+                    let mut late = body::late(&served);
+                    let is_over = |deadline| Instant::now() >= deadline;
+                    if !self.deadline.is_some_and(is_over) {
+                        late.set_source(Arc::new(RanOut));
+                    }
+                    failed(late)
                 }
             }
         }
@@ -519,31 +574,10 @@ pub(super) fn caused(code: Code, error: Error) -> Status {
     status
 }
 
-/// When the call must have ended: the earliest of its own time limit, its method's and the channel's.
-fn deadline(ours: Option<Duration>, headers: &mut HeaderMap) -> Result<Option<Instant>, Status> {
-    // Looked through, as there are few: to look a name up is to hash it.
-    let own = headers.iter().find(|(name, _)| **name == TIMEOUT);
-    let own = own.map(|(_, value)| read(value)).transpose()?;
-    let limit = match (own, ours) {
-        (None, None) => return Ok(None),
-        (Some(own), Some(ours)) if own <= ours => own,
-        (Some(own), None) => own,
-        (_, Some(ours)) => {
-            headers.insert(&TIMEOUT, write(ours));
-            ours
-        }
-    };
-    // A limit beyond what the clock can count is none.
-    Ok(Instant::now().checked_add(limit))
-}
-
-/// The shorter of two limits, of which there may be none.
-fn tighter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    one.into_iter().chain(other).min()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -553,7 +587,7 @@ mod tests {
         let channel = channel.build().unwrap();
         let request = http::Request::builder().header(&TIMEOUT, "5S");
         let request = request.body(Body::empty()).unwrap();
-        let mut call = Attempts::new(channel, request).unwrap();
+        let mut call = Attempts::new(channel, None, None, request).unwrap();
 
         tokio::time::advance(Duration::from_secs(2)).await;
         call.tell_time_left();

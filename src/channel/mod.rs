@@ -1,6 +1,7 @@
 //! A channel: a service's name turned into calls that reach a live server.
 
 mod admitted;
+pub(crate) mod again;
 mod answer;
 mod body;
 mod builder;
@@ -9,8 +10,11 @@ mod checking;
 mod configured;
 mod driver;
 mod json;
+mod leaving;
+mod limit;
 mod pace;
 mod place;
+mod repeat;
 mod served;
 mod view;
 mod wanted;
@@ -32,16 +36,18 @@ use tonic::{Status, body::Body};
 
 pub use answer::Answer;
 pub use builder::Builder;
+pub use leaving::{Leaving, Why};
+pub(crate) use limit::deadline;
 pub use served::ServedBy;
 pub use view::View;
 
 use crate::{
     Endpoint, Event, InstanceId, ServiceName, Target,
-    method::{Budget, Method},
+    method::Method,
     resolve::Resolve,
     stats::{self, Stats, Tallies},
 };
-use wanted::Wanted;
+use {leaving::Each, repeat::Repeats, wanted::Wanted};
 
 /// Calls to a service, each to one of its ready servers.
 ///
@@ -79,9 +85,10 @@ struct Shared {
     timeout: Option<Duration>,
     /// What is wanted of which method's calls.
     wanted: Wanted,
-    /// How much may be sent again, all in all; none is without limit.
-    #[allow(dead_code, reason = "read by the engine that sends calls again")]
-    budget: Option<Budget>,
+    /// What sending calls again takes.
+    repeats: Repeats,
+    /// What is done to each attempt's head.
+    each_attempt: Option<Each>,
     /// Calls in flight at one endpoint, and calls under way altogether; how many there may be, and are.
     breaker: usize,
     max_calls: Option<usize>,

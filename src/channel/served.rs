@@ -37,6 +37,15 @@ impl ServedBy {
         Self(Arc::clone(peer))
     }
 
+    /// One with this id, somewhere.
+    #[cfg(test)]
+    pub(super) fn at(id: &InstanceId) -> Self {
+        Self(Arc::new(Peer {
+            id: id.clone(),
+            address: "10.0.0.1:1".parse().expect("an address"),
+        }))
+    }
+
     /// The server that this status came from, or that was called when it came about.
     ///
     /// None when the call never got as far as a server.
@@ -47,6 +56,11 @@ impl ServedBy {
             id: InstanceId::new(decoded(id)?).ok()?,
             address: decoded(address)?.parse().ok()?,
         })))
+    }
+
+    /// Whether a status says that there was one.
+    pub(super) fn is_in(status: &Status) -> bool {
+        status.metadata().contains_key(KEY)
     }
 
     /// The instance's id.

@@ -61,7 +61,6 @@ impl Wanted {
     }
 
     /// When nothing is sent again.
-    #[allow(dead_code, reason = "read by the engine that sends calls again")]
     pub(super) fn throttle(&self) -> Option<Throttle> {
         self.now.load().as_ref()?.throttle
     }

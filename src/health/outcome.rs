@@ -37,6 +37,8 @@ pub enum EndedBy {
     Status,
     /// The server, which broke off without a status.
     Reset,
+    /// The server, which refused it before it looked at it, and stays.
+    Refusal,
     /// The connection, which broke under the call.
     Connection,
     /// The call's deadline.
@@ -142,11 +144,12 @@ impl<'a> Ended<'a> {
 
     /// The usual judgement. A server's failures are `UNAVAILABLE`, `INTERNAL`, `UNKNOWN` and `DATA_LOSS`,
     /// streams that it resets, connections that break, and deadlines that it had its fair time for.
-    /// `RESOURCE_EXHAUSTED`, and `UNAVAILABLE` with a push-back, is overload. All other codes are answers.
+    /// `RESOURCE_EXHAUSTED`, `UNAVAILABLE` with a push-back, and a call refused unseen, is overload. All other
+    /// codes are answers.
     pub fn usual(&self) -> Outcome {
         match (self.by, self.code) {
             (EndedBy::Connection, _) | (EndedBy::Reset, Code::Cancelled) => Outcome::Failure,
-            (_, Code::ResourceExhausted) => Outcome::Overload,
+            (EndedBy::Refusal, _) | (_, Code::ResourceExhausted) => Outcome::Overload,
             (_, Code::Unavailable) if self.pushback().is_some() => Outcome::Overload,
             // The server keeps time, too, and may be the first to say that it is over.
             (_, Code::DeadlineExceeded) if !self.fair => Outcome::Ignore,
@@ -169,6 +172,7 @@ impl fmt::Display for Ended<'_> {
         match self.by {
             EndedBy::Status => {}
             EndedBy::Reset => return write!(f, "it reset the stream ({:?})", self.code),
+            EndedBy::Refusal => return f.write_str("it refused the call"),
             EndedBy::Connection => return f.write_str("the connection broke"),
             EndedBy::Deadline => return f.write_str("no answer in time"),
         }

@@ -4,9 +4,10 @@ use crate::{Error, health::ranged};
 
 /// How many attempts beyond the first the calls of a channel may have, all together.
 ///
-/// A share of the calls, so that a fleet that is overloaded is not sent many times the load; and so many each
-/// second besides, for channels with few calls. Retries and hedges count; what never left, or was refused
-/// unseen, does not. A fifth of the calls and ten a second, unless set.
+/// A share of the calls of the last ten seconds, so that a fleet that is overloaded is not sent many times the
+/// load; or so many each second where that is more, for channels with few calls. Calls count that may be sent
+/// again. Retries and hedges are what they may have; what never left, or was refused unseen, does not count.
+/// A fifth of the calls or ten a second, unless set.
 ///
 /// ```
 /// use tonic_fleet::method::Budget;
@@ -31,7 +32,8 @@ impl Budget {
         Self { share, floor: 10 }
     }
 
-    /// So many each second, however few calls there are. 10, unless set. Up to a million.
+    /// So many each second, however few calls there are: it is a floor, and does not add to the share. 10,
+    /// unless set. Up to 10,000.
     pub fn floor(mut self, per_second: u32) -> Self {
         self.floor = per_second;
         self
@@ -39,7 +41,7 @@ impl Budget {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         ranged("budget: share", self.share, 0.0, 100.0)?;
-        ranged("budget: floor", self.floor, 0, 1_000_000)
+        ranged("budget: floor", self.floor, 0, 10_000)
     }
 }
 
@@ -53,7 +55,7 @@ mod tests {
             (Budget::share(-0.1), "share"),
             (Budget::share(100.1), "share"),
             (Budget::share(f64::NAN), "share"),
-            (Budget::share(0.2).floor(1_000_001), "floor"),
+            (Budget::share(0.2).floor(10_001), "floor"),
         ] {
             let refused = budget.check().unwrap_err().to_string();
             assert!(refused.contains(name), "{refused}");

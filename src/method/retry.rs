@@ -95,7 +95,7 @@ impl Retry {
         let grown = self.initial.as_secs_f64() * self.multiplier.powi(before);
         let base = grown.min(self.max.as_secs_f64());
         let spread = rand::rng().random_range(-self.jitter..=self.jitter);
-        Duration::try_from_secs_f64(base * (1.0 + spread)).map_or(self.max, countable)
+        countable(Duration::try_from_secs_f64(base * (1.0 + spread)).unwrap_or(self.max))
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {

@@ -45,6 +45,15 @@ impl Counted {
         attempt.counts_for(&self.method, self.next.take());
     }
 
+    /// One of several attempts is sent, for this reason if it is not the first.
+    pub(crate) fn leaves(&mut self, attempt: &mut InFlight, why: Option<Why>) {
+        if let Some(why) = why {
+            self.again(why);
+        }
+        self.next = why;
+        self.attempt(attempt);
+    }
+
     /// The next attempt is made for this reason.
     pub(crate) fn again(&mut self, why: Why) {
         let n = &mut self.again[why as usize];

@@ -34,10 +34,8 @@ pub(crate) enum Why {
     /// The one before was not processed by any server.
     Transparent,
     /// The method's retry policy says so.
-    #[allow(dead_code, reason = "for policies, which have yet to come")]
     Configured,
     /// The one before takes long.
-    #[allow(dead_code, reason = "for policies, which have yet to come")]
     Hedged,
 }
 

@@ -272,7 +272,9 @@ impl Slot {
         let (head, recv) = match head.await {
             Ok(head) => head.into_parts(),
             // Not a byte has left since before the call was given to the connection.
-            Err(Failure::Broken(error)) if shared.traffic.writes() == writes && call.rewind() => {
+            Err(Failure::Broken(error) | Failure::Refused(error))
+                if shared.traffic.writes() == writes && call.rewind() =>
+            {
                 return Err(Failure::NotSent(error));
             }
             Err(failure) => return Err(failure),

@@ -59,7 +59,6 @@ impl Outgoing {
     }
 
     /// Sets how much of the body is kept. 64 KiB, unless set; 0 never sends a body twice.
-    #[cfg(any(feature = "etcd", test))]
     pub(crate) fn keep(mut self, bytes: usize) -> Self {
         self.source.kept.most = bytes;
         self
@@ -78,6 +77,11 @@ impl Outgoing {
     /// The same, to change before an attempt.
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.head.headers
+    }
+
+    /// What is called, and the metadata to change before an attempt.
+    pub(crate) fn path_and_headers(&mut self) -> (&str, &mut HeaderMap) {
+        (self.head.uri.path(), &mut self.head.headers)
     }
 
     /// Makes it ready to be sent from its start; `false` if it can no longer be.

@@ -8,10 +8,12 @@ use super::Builder;
 #[cfg(feature = "etcd")]
 use super::Source;
 use crate::{
-    Error,
+    Error, Leaving,
     balance::{LeastLoaded, Policy},
     channel::{
+        again,
         configured::Configured,
+        leaving::Each,
         wanted::{Own, Wanted},
     },
     health::{Grpc, ranged},
@@ -24,6 +26,8 @@ pub(super) struct Calls {
     throttle: Option<Throttle>,
     pub(super) budget: Option<Budget>,
     max_attempts: u32,
+    pub(super) replay_buffer: usize,
+    pub(super) each_attempt: Option<Each>,
     config: ServiceConfig,
     configs: Live,
 }
@@ -43,6 +47,8 @@ impl Default for Calls {
             throttle: None,
             budget: Some(Budget::default()),
             max_attempts: 5,
+            replay_buffer: again::KEPT,
+            each_attempt: None,
             config: ServiceConfig::default(),
             configs: Live::Nowhere,
         }
@@ -128,6 +134,44 @@ impl Builder {
     /// 5, unless set. From 1, which turns retries and hedging off, to 100.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.calls.max_attempts = attempts;
+        self
+    }
+
+    /// How much of a request is kept while it may have to be sent again. 256 KiB for each call, unless set;
+    /// only for methods with retries or hedging. A larger request is sent once: what was kept of it is let go
+    /// of when it grows beyond this.
+    pub fn replay_buffer(mut self, bytes: usize) -> Self {
+        self.calls.replay_buffer = bytes;
+        self
+    }
+
+    /// Does this to the head of each attempt that leaves: the first, those that are sent again, and hedges.
+    /// Nothing, unless set.
+    ///
+    /// An interceptor sees each call once, however often it is sent, and before it is known where it goes.
+    /// This sees each attempt when its server has been chosen: for a token that is that server's, a signature
+    /// with the time in it, a span of tracing. It is called on the caller's task and must not wait.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tonic_fleet::Error> {
+    /// use http::HeaderValue;
+    /// use tonic_fleet::{Channel, Leaving};
+    ///
+    /// let channel = Channel::builder("static://10.0.0.5:50051/greeter".parse()?)
+    ///     .each_attempt(|attempt: &mut Leaving<'_>| {
+    ///         let number = HeaderValue::from(attempt.previous() + 1);
+    ///         attempt.headers_mut().insert("x-attempt", number);
+    ///     })
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn each_attempt<F>(mut self, each: F) -> Self
+    where
+        F: Fn(&mut Leaving<'_>) + Send + Sync + 'static,
+    {
+        self.calls.each_attempt = Some(Each::new(each));
         self
     }
 

@@ -1,0 +1,108 @@
+//! An attempt among others of the same call.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{Attempts, LOOKS, View, connected};
+use crate::{
+    Endpoint, InstanceId, ServedBy,
+    channel::{
+        Leaving, Why,
+        again::{Attempt, Nobody},
+        limit::tighter,
+    },
+    endpoint::InFlight,
+    transport::Peer,
+};
+
+impl Attempts {
+    /// What was tried counts no more, but for what other attempts of the call did.
+    pub(super) fn begin_anew(&mut self) {
+        self.tried.clear();
+        if let Some(again) = &self.again {
+            again.been(&mut self.tried);
+        }
+        // A call is sent a hundred times at most.
+        self.been = self.tried.len() as u32;
+        self.tried.extend(self.refused.clone());
+    }
+
+    /// Where other attempts went is left out as long as there is anybody else, and then where the last went.
+    #[cold]
+    pub(super) fn look_elsewhere(&mut self, view: &View) {
+        let scope = self.scope(view);
+        let beside = |been: &[InstanceId]| {
+            let mut others = scope.iter().filter(|one| !been.contains(one.id()));
+            others.any(|one| connected(one).next().is_some())
+        };
+        let been = &self.tried[..self.been as usize];
+        let kept = match (beside(been), been) {
+            (true, _) => been.len(),
+            (false, [.., last]) if beside(std::slice::from_ref(last)) => 1,
+            _ => 0,
+        };
+        let gone = been.len() - kept;
+        drop(scope);
+        self.tried.drain(..gone);
+        self.been = kept as u32;
+    }
+
+    /// Another by the policy's own lights is better than one by chance.
+    #[cold]
+    pub(super) fn picked_elsewhere<'v>(&self, view: &'v View, first: &'v Endpoint) -> &'v Endpoint {
+        let is_new = |one: &&Endpoint| !self.tried.contains(one.id());
+        let more = (1..LOOKS).map_while(|_| self.picked(view));
+        let mut all = std::iter::once(first).chain(more);
+        all.find(is_new).unwrap_or(first)
+    }
+
+    /// It leaves for this server.
+    pub(super) fn leaves(&mut self, peer: &Arc<Peer>, in_flight: &mut InFlight) {
+        if let Some(again) = &self.again {
+            again.goes_to(&peer.id, self.sent == 0);
+        }
+        match (&mut self.counted, &self.again) {
+            (Some(counted), _) => counted.attempt(in_flight),
+            (None, Some(again)) => again.counts(in_flight, self.why()),
+            (None, None) => {}
+        }
+        if let Some(each) = &self.channel.shared.each_attempt {
+            let (number, why) = (self.again.as_ref().map_or(0, |a| a.number), self.why());
+            let (path, headers) = self.outgoing.path_and_headers();
+            each.leaves(&mut Leaving {
+                path,
+                headers,
+                number,
+                why,
+                server: &ServedBy::by(peer),
+            });
+        }
+        self.sent += 1;
+    }
+
+    /// Why it leaves now.
+    fn why(&self) -> Why {
+        match &self.again {
+            _ if self.sent > 0 => Why::Unseen,
+            Some(again) => again.why,
+            None => Why::Called,
+        }
+    }
+
+    /// When it must have an answer: the call's deadline, or the end of what one attempt may take.
+    pub(super) fn until_when(&self) -> Option<Instant> {
+        let limit = self.again.as_ref().and_then(Attempt::limit);
+        let own = limit.and_then(|limit| Instant::now().checked_add(limit));
+        tighter(self.deadline, own)
+    }
+}
+
+/// Nobody could be called in all the time there was: no other attempt would find anybody.
+pub(super) fn nobody(mut status: Status) -> Status {
+    if std::error::Error::source(&status).is_none() {
+        status.set_source(Arc::new(Nobody));
+    }
+    status
+}
