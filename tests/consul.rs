@@ -13,7 +13,14 @@ mod proxy;
 #[path = "support/reader.rs"]
 mod reader;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use consul::Consul;
 use fleet::Fleet;
@@ -22,8 +29,9 @@ use reader::Reader;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_fleet::{
-    ErrorKind, Instance, InstanceId, Register, Registration, ServiceName,
+    ErrorKind, Instance, InstanceId, Register, Registrar, Registration, ServiceName,
     consul::{Check, Registry},
+    health::{self, Checks},
     register::State,
     resolve::Resolve,
     testing::{Backend, Done, Stop, conform},
@@ -65,6 +73,112 @@ async fn knows(reader: &mut Reader, what: &str, is: impl Fn(&Instance) -> bool) 
             one && known.next().is_none() && reader.suspects.is_empty()
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_check_is_critical_while_the_server_is_unwell_and_says_why() {
+    if !consul::exists() {
+        return;
+    }
+    let consul = Consul::start().await;
+    let registry = at(&consul.address());
+    let well = Arc::new(AtomicBool::new(true));
+    let own = Arc::clone(&well);
+    let ask = health::ask(move || {
+        let well = own.load(SeqCst);
+        async move {
+            if well {
+                Ok(())
+            } else {
+                Err("the queue is full")
+            }
+        }
+    });
+    let checks = Checks::new(ask).every(Duration::from_millis(200));
+    let registrar = Registrar::on(registry.clone()).check(false).health(checks);
+    let registration = registrar.register("greeter", a()).await.unwrap();
+    let mut reader = read(&registry);
+    knows(&mut reader, "well", |instance| instance.serving).await;
+    consul.lists("greeter", &[("greeter/a", "passing")]).await;
+
+    well.store(false, SeqCst);
+    knows(&mut reader, "unwell", |instance| !instance.serving).await;
+    consul.lists("greeter", &[("greeter/a", "critical")]).await;
+    let checks = consul.get("/v1/health/checks/greeter").await;
+    let output = checks[0]["Output"].as_str().unwrap();
+    assert!(output.contains("the queue is full"), "{checks}");
+    well.store(true, SeqCst);
+
+    knows(&mut reader, "well again", |instance| instance.serving).await;
+    assert!(reader.told().iter().all(|word| !word.starts_with('?')));
+    registration.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_agent_itself_finds_out_makes_a_suspect() {
+    if !consul::exists() {
+        return;
+    }
+    let consul = Consul::start().await;
+    let check = Check::grpc("").every(Duration::from_secs(1));
+    let registry = at(&consul.address()).check(check);
+    let mut reader = read(&registry);
+
+    // It says that it is well, and nobody listens there.
+    let nowhere = Instance::at("127.0.0.1:1").and_then(|i| i.id("a")).unwrap();
+    let registration = registry.register(&greeter(), nowhere).await.unwrap();
+
+    let critical = |reader: &Reader| reader.words.contains(&"?a".to_owned());
+    reader.until("a suspect", critical).await;
+    consul.lists("greeter", &[("greeter/a", "critical")]).await;
+    assert_eq!(registration.state(), State::Registered);
+    registration.close().await.unwrap();
+}
+
+#[cfg(feature = "tls-ring")]
+#[tokio::test]
+async fn over_tls_both_sides_prove_who_they_are() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use tonic_fleet::transport::Tls;
+
+    if !consul::exists() {
+        return;
+    }
+    let authority = || {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    };
+    let (ca, other) = (authority(), authority());
+    let identity = || {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        (
+            params.signed_by(&key, &ca).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    };
+    let (chain, key) = identity();
+    let mut consul = Consul::prepared(json!({ "verify_incoming_https": true }));
+    let https = consul.over_tls((&chain, &key), &ca.pem());
+    consul.restart().await;
+    let (chain, key) = identity();
+    let trusting = |ca: String| Tls::new().ca_pem(ca).identity_pem(&chain, &key);
+
+    let refused = at(&https).tls(trusting(other.pem())).unwrap();
+    let refused = refused.register(&greeter(), a()).await.unwrap_err();
+    let right = at(&https).tls(trusting(ca.pem())).unwrap();
+    let registration = right.register(&greeter(), a()).await.unwrap();
+    let mut reader = read(&right);
+
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(
+        refused.chain().contains("no CA that is trusted"),
+        "{}",
+        refused.chain()
+    );
+    knows(&mut reader, "registered", |i| *i == a()).await;
+    registration.close().await.unwrap();
 }
 
 /// Servers that somebody else enters into the catalog, seen through a line that can be cut.
@@ -317,7 +431,8 @@ async fn a_query_costs_one_request_a_change_and_one_a_wait() {
     let proxy = Proxy::before(&consul.address()).await;
     let wait = Duration::from_secs(2);
     let registry = at(&proxy.address()).wait(wait);
-    let other = at(&consul.address()).ttl(Duration::from_secs(600));
+    // Renewed several times a second, which is no change.
+    let other = at(&consul.address());
     let registration = other.register(&greeter(), a()).await.unwrap();
     let mut readers = [(); 4].map(|()| read(&registry));
     for reader in &mut readers {

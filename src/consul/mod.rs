@@ -24,7 +24,7 @@
 //! | `dc` | find instances in this datacenter | the agent's |
 //! | `tag` | find only those who have this tag; `a,b`: both | all |
 //! | `passing` | `true`: a check that warns is as bad as one that fails | `false` |
-//! | `near` | sort the list by the distance from this node | unsorted |
+//! | `near` | have the agent sort its list by the distance from this node, which changes nobody's share of calls | unsorted |
 //! | `wait` | how long a query waits for a change | `30s` |
 //! | `ttl` | how long a server passes that says nothing, and how long one who vanished is doubted | `10s` |
 //! | `ns` | the namespace (Consul Enterprise) | that of the token |
@@ -67,9 +67,10 @@
 //!
 //! # Why no Consul crate
 //!
-//! Those that are maintained bring a whole HTTP client, hide the headers that the rules for blocking queries
-//! need, or do not bound a request in time. What is needed is five requests: HTTP/1.1 by `hyper`, over the
-//! connections and the TLS that this crate has already.
+//! The one that is maintained, `rs-consul` (0.7 was read), brings a pooling HTTP client with a TLS of its own, a
+//! second, blocking client, and a logger; the others stand still, or block. What is needed is six requests, each
+//! with a time limit, and three headers of their answers: HTTP/1.1 by `hyper`, over the sockets and the TLS that
+//! this crate has already.
 
 mod agent;
 mod check;
@@ -77,6 +78,8 @@ mod claim;
 mod cursor;
 mod definition;
 mod entry;
+#[cfg(test)]
+mod fuzz;
 mod register;
 mod registry;
 mod resolve;

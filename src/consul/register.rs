@@ -260,10 +260,12 @@ impl Task {
         if let Ok(Ok(true)) = timeout(MARKING, self.mark(wish)).await {
             sleep(LINGER).await;
         }
+        let mut failed = None;
         for id in self.held.keys().cloned().collect::<Vec<_>>() {
-            self.withdraw(&id).await?;
+            let withdrawn = self.withdraw(&id).await;
+            failed = failed.or_else(|| withdrawn.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Whether there was anything to mark.

@@ -180,9 +180,9 @@ impl Registry {
         self.queried(|query| query.datacenter = Some(datacenter.as_ref().into()))
     }
 
-    /// Has the list sorted by the distance from this node, or from `_agent`.
+    /// Has Consul sort its list by the distance from this node, or from `_agent`. Unsorted, unless set.
     ///
-    /// It has a meaning to those who read the list alone: policies do not ask for its order.
+    /// Nothing here asks for an order: it changes nobody's share of calls.
     #[must_use]
     pub fn near(self, node: impl AsRef<str>) -> Self {
         self.queried(|query| query.near = Some(node.as_ref().into()))

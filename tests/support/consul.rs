@@ -97,6 +97,27 @@ impl Consul {
         }
     }
 
+    /// Offers TLS with this certificate and key, to those who show a certificate of this authority; at the
+    /// address that it gives.
+    pub fn over_tls(&mut self, (certificate, key): (&str, &str), ca: &str) -> String {
+        let path = self.dir.path().join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let files = [
+            ("cert_file", certificate),
+            ("key_file", key),
+            ("ca_file", ca),
+        ];
+        for (name, pem) in files {
+            let file = self.dir.path().join(name);
+            fs::write(&file, pem).unwrap();
+            config[name] = json!(file);
+        }
+        let port = free_port();
+        config["ports"]["https"] = json!(port);
+        fs::write(path, config.to_string()).unwrap();
+        format!("127.0.0.1:{port}")
+    }
+
     /// Where clients reach it, as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.http)
