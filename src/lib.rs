@@ -47,6 +47,7 @@
 //! | [`View`] | an immutable snapshot that calls pick from |
 //! | [`health`] | whether a server is well, beyond being connected |
 //! | [`method`] | what is wanted of a method's calls: time limits, retries, hedging |
+//! | [`deadline`] | time limits that travel from server to server |
 //! | [`balance`] | policies: which endpoint the next call goes to |
 //! | [`Channel`] | one call: wait, pick, send, pick again |
 //! | [`transport`] | an HTTP/2 connection that tells what a balancer must know |
@@ -78,7 +79,7 @@ pub mod codec;
 pub mod consul;
 #[cfg(feature = "coord")]
 pub mod coord;
-mod deadline;
+pub mod deadline;
 mod direct;
 pub mod discover;
 mod endpoint;

@@ -9,7 +9,7 @@ mod net;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use echo::{EchoClient, EchoRequest};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use net::{ByHand, Net, Running};
 use tokio::{
     sync::mpsc,
@@ -465,5 +465,200 @@ async fn a_policy_sees_the_key_of_a_call() {
             who(&channel, &Direct::by_key(key), 10).await,
             [place.to_owned()].into()
         );
+    }
+}
+
+fn saying(message: &str) -> Request<EchoRequest> {
+    Request::new(EchoRequest {
+        message: message.into(),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_larger_than_its_method_allows_is_not_sent() {
+    let net = Net::default();
+    let a = net.serve("a");
+    let (publisher, builder) = builder(&net);
+    // A field's number and length, and ten letters.
+    let method = Method::new().max_request_bytes(12);
+    let channel = builder.method(UNARY, method).build().unwrap();
+    publisher.reset([a.instance.clone()]);
+
+    let fits = ask_with(&channel, saying("0123456789")).await;
+    let refused = ask_with(&channel, saying("0123456789a")).await.unwrap_err();
+
+    assert_eq!(fits.unwrap(), "a");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let words = "a message to the server has 13 bytes, and may have 12";
+    assert_eq!(refused.message(), words);
+    assert_eq!(a.echo.served(), 1);
+    assert_eq!(channel.view().known()[0].in_flight(), 0);
+    assert_eq!(
+        channel.view().known()[0].failures(),
+        0,
+        "it is not the server's fault"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_larger_than_its_method_allows_ends_the_call_when_it_comes() {
+    let net = Net::default();
+    let a = net.serve("a");
+    let (publisher, builder) = builder(&net);
+    let method = Method::new().max_response_bytes(12);
+    let channel = builder
+        .method("grpc.examples.echo.Echo", method)
+        .build()
+        .unwrap();
+    publisher.reset([a.instance.clone()]);
+    let said = ["0123456789", "short", "0123456789a", "short"].map(|words| EchoRequest {
+        message: words.into(),
+    });
+
+    let mut client = EchoClient::new(channel.clone());
+    let answers = client
+        .bidirectional_streaming_echo(stream::iter(said))
+        .await;
+    let mut answers = answers.unwrap().into_inner();
+
+    assert_eq!(
+        answers.message().await.unwrap().unwrap().message,
+        "0123456789"
+    );
+    assert_eq!(answers.message().await.unwrap().unwrap().message, "short");
+    let refused = answers.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let words = "a message from the server has 13 bytes, and may have 12";
+    assert_eq!(refused.message(), words);
+    assert_eq!(channel.view().known()[0].in_flight(), 0, "the call is over");
+    assert_eq!(
+        channel.view().known()[0].failures(),
+        0,
+        "it is not the server's fault"
+    );
+}
+
+#[cfg(feature = "server")]
+mod travel {
+    //! A server that calls another on behalf of its caller.
+
+    use std::{
+        convert::Infallible,
+        future::Future,
+        pin::Pin,
+        sync::Mutex,
+        task::{Context, Poll},
+    };
+
+    use tokio::time::sleep;
+    use tonic::{body::Body, server::NamedService, transport::Server};
+    use tonic_fleet::deadline::{self, Deadline};
+    use tower::{Layer, Service};
+
+    use super::*;
+    use crate::echo::{Echo, EchoServer};
+
+    /// Takes 30 ms, calls another if it knows one, and then answers.
+    #[derive(Clone)]
+    struct Relay {
+        next: Option<Channel>,
+        /// The time limits that it was told.
+        told: Arc<Mutex<Vec<String>>>,
+        echo: EchoServer<Echo>,
+    }
+
+    impl NamedService for Relay {
+        const NAME: &'static str = <EchoServer<Echo> as NamedService>::NAME;
+    }
+
+    impl Service<http::Request<Body>> for Relay {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+            let told = request.headers().get("grpc-timeout");
+            let told = told.map_or("", |told| told.to_str().unwrap());
+            self.told.lock().unwrap().push(told.to_owned());
+            let mut relay = self.clone();
+            Box::pin(async move {
+                sleep(ms(30)).await;
+                let Some(next) = &relay.next else {
+                    return relay.echo.call(request).await;
+                };
+                assert_eq!(
+                    request.extensions().get().copied(),
+                    Deadline::current(),
+                    "who spawns can take it along"
+                );
+                match ask(next).await {
+                    Ok(_) => relay.echo.call(request).await,
+                    Err(status) => Ok(status.into_http()),
+                }
+            })
+        }
+    }
+
+    /// A server that relays to another over this channel, if there is one, and what it is told.
+    fn serve(net: &Net, id: &str, next: Option<Channel>) -> (Running, Arc<Mutex<Vec<String>>>) {
+        let echo = Echo::new(id);
+        let told = Arc::default();
+        let relay = Relay {
+            next,
+            told: Arc::clone(&told),
+            echo: EchoServer::new(echo.clone()),
+        };
+        let at = format!("{id}.test:1");
+        let service = deadline::layer().layer(relay);
+        let running = net.serve_with(Server::builder(), id, &at, echo, service);
+        (running, told)
+    }
+
+    async fn two_hops(limit: Option<Duration>) -> (Result<String, Status>, Vec<String>) {
+        let net = Net::default();
+        let (far, told) = serve(&net, "far", None);
+        let (there, onward) = builder(&net);
+        there.reset([far.instance.clone()]);
+        let onward = onward.pass_deadline_on().build().unwrap();
+        onward.ready(1).await;
+        let (near, _) = serve(&net, "near", Some(onward));
+        let (_publisher, channel) = to(&net, [near.instance.clone()]).await;
+        let mut request = Request::new(EchoRequest::default());
+        if let Some(limit) = limit {
+            request.set_timeout(limit);
+        }
+
+        let answer = ask_with(&channel, request).await;
+
+        let told = told.lock().unwrap().clone();
+        (answer, told)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_travels_with_what_is_left_of_it() {
+        let (answer, told) = two_hops(Some(ms(100))).await;
+
+        assert_eq!(answer.unwrap(), "near");
+        assert_eq!(told, ["70000000n"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_a_deadline_passes_none_on() {
+        let (answer, told) = two_hops(None).await;
+
+        assert_eq!(answer.unwrap(), "near");
+        assert_eq!(told, [""]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_no_time_is_left_nobody_else_is_asked() {
+        let (answer, told) = two_hops(Some(ms(30))).await;
+
+        assert_eq!(answer.unwrap_err().code(), Code::DeadlineExceeded);
+        assert!(told.is_empty(), "{told:?}");
     }
 }

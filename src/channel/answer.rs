@@ -3,14 +3,14 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use super::{admitted::Admitted, body::Watched};
+use super::{admitted::Admitted, body::Watched, sizes::Frames};
 use crate::stats::Counted;
 
 /// The body of a response: messages, then trailers.
@@ -34,11 +34,16 @@ use crate::stats::Counted;
 /// }
 /// ```
 #[derive(Default)]
-pub struct Answer(Option<Watched>);
+pub struct Answer(Option<Watched>, Option<Box<Frames>>);
 
 impl Answer {
     pub(super) fn new(watched: Watched) -> Self {
-        Self(Some(watched))
+        Self(Some(watched), None)
+    }
+
+    /// The same, as far as its messages are no larger than that.
+    pub(super) fn limited(self, frames: Frames) -> Self {
+        Self(self.0, Some(Box::new(frames)))
     }
 }
 
@@ -59,14 +64,29 @@ impl Body for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match &mut self.0 {
-            Some(watched) => Pin::new(watched).poll_frame(cx),
-            None => Poll::Ready(None),
+        let Self(Some(watched), frames) = &mut *self else {
+            return Poll::Ready(None);
+        };
+        let Some(frames) = frames else {
+            return Pin::new(watched).poll_frame(cx);
+        };
+        let frame = match frames.is_over() {
+            Err(status) => Err(status),
+            Ok(()) => match ready!(Pin::new(watched).poll_frame(cx)?) {
+                Some(frame) => frames.pass(frame),
+                None => return Poll::Ready(None),
+            },
+        };
+        if frame.is_err() {
+            // Nobody is going to read the rest.
+            self.0 = None;
         }
+        Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        let has_more = self.1.as_ref().is_some_and(|frames| frames.has_more());
+        !has_more && self.0.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

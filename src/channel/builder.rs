@@ -344,6 +344,7 @@ impl Builder {
         self = self.ask_as_configured();
         let repeats = Repeats::new(self.calls.budget, self.calls.replay_buffer);
         let each_attempt = self.calls.each_attempt.take();
+        let inherits = self.calls.inherits;
         let (wanted, configured, policy) = self.take_calls()?;
         if let Some(keep_alive) = &mut self.settings.keep_alive {
             keep_alive.while_idle = self.keep_alive_while_idle;
@@ -374,6 +375,7 @@ impl Builder {
             crowded: crowd,
             patience: self.patience,
             timeout: self.timeout,
+            inherits,
             wanted,
             repeats,
             each_attempt,

@@ -16,11 +16,12 @@ mod pace;
 mod place;
 mod repeat;
 mod served;
+mod sizes;
 mod view;
 mod wanted;
 
 use std::{
-    fmt,
+    fmt, future,
     pin::Pin,
     sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
@@ -42,7 +43,7 @@ pub use served::ServedBy;
 pub use view::View;
 
 use crate::{
-    Endpoint, Event, InstanceId, ServiceName, Target,
+    Endpoint, Event, InstanceId, ServiceName, Target, deadline,
     method::Method,
     resolve::Resolve,
     stats::{self, Stats, Tallies},
@@ -83,6 +84,8 @@ struct Shared {
     crowded: mpsc::UnboundedSender<InstanceId>,
     patience: Duration,
     timeout: Option<Duration>,
+    /// Whether calls have no more time than the call that is being served.
+    inherits: bool,
     /// What is wanted of which method's calls.
     wanted: Wanted,
     /// What sending calls again takes.
@@ -214,8 +217,16 @@ impl tower::Service<http::Request<Body>> for Channel {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Calling {
-        call::call(self.clone(), request)
+    fn call(&mut self, mut request: http::Request<Body>) -> Calling {
+        if self.shared.inherits
+            && let Err(status) = deadline::inherit(request.headers_mut())
+        {
+            return Box::pin(future::ready(Err(status)));
+        }
+        match self.shared.wanted.sizes(request.uri().path()) {
+            None => call::call(self.clone(), request),
+            Some(sizes) => sizes.call(self.clone(), request),
+        }
     }
 }
 

@@ -98,6 +98,11 @@ impl Methods {
         self
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Method> {
+        let named = self.exact.values().chain(self.services.values());
+        named.chain(&self.rest).map(|method| &**method)
+    }
+
     /// The same, each sent so many times at most.
     pub(crate) fn at_most(mut self, attempts: u32) -> Self {
         let all = self.exact.values_mut().chain(self.services.values_mut());

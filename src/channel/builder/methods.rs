@@ -25,6 +25,7 @@ pub(super) struct Calls {
     methods: Result<Methods, Error>,
     throttle: Option<Throttle>,
     pub(super) budget: Option<Budget>,
+    pub(super) inherits: bool,
     max_attempts: u32,
     pub(super) replay_buffer: usize,
     pub(super) each_attempt: Option<Each>,
@@ -46,6 +47,7 @@ impl Default for Calls {
             methods: Ok(Methods::new()),
             throttle: None,
             budget: Some(Budget::default()),
+            inherits: false,
             max_attempts: 5,
             replay_buffer: again::KEPT,
             each_attempt: None,
@@ -114,6 +116,13 @@ impl Builder {
         S: Stream<Item = Option<String>> + Send + 'static,
     {
         self.calls.configs = Live::Given(Box::pin(configs));
+        self
+    }
+
+    /// Calls that are made while a call is served have no more time than it has left, where the server has the
+    /// [`layer`](crate::deadline::layer) that knows. All the time they ask for, unless set.
+    pub fn pass_deadline_on(mut self) -> Self {
+        self.calls.inherits = true;
         self
     }
 
