@@ -12,7 +12,8 @@ use tonic_fleet::{
     balance::{self, Call, Pick},
 };
 
-const POLICIES: [&str; 5] = [
+const POLICIES: [&str; 6] = [
+    "adaptive",
     "round_robin",
     "random",
     "weighted",

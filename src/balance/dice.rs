@@ -19,6 +19,11 @@ pub(super) fn roll() -> u64 {
     DICE.with_borrow_mut(SmallRng::next_u64)
 }
 
+/// So many times 64 random bits.
+pub(super) fn rolls<const N: usize>() -> [u64; N] {
+    DICE.with_borrow_mut(|dice| [(); N].map(|()| dice.next_u64()))
+}
+
 /// A random number below `n`, which is not 0, from 32 of the bits.
 pub(super) fn scale(bits: u32, n: usize) -> usize {
     ((u64::from(bits) * n as u64) >> 32) as usize

@@ -27,6 +27,7 @@
 //! }
 //! ```
 
+mod adaptive;
 mod affinity;
 mod alias;
 mod dice;
@@ -41,6 +42,7 @@ use std::{fmt, sync::Arc};
 
 use http::HeaderMap;
 
+pub use adaptive::Adaptive;
 pub use affinity::{Affinity, Maglev, Rendezvous, RingHash};
 pub use least_loaded::LeastLoaded;
 pub use pick_first::PickFirst;
@@ -142,6 +144,7 @@ impl<P: Policy + ?Sized> Policy for Box<P> {
 /// ```
 pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
     match name {
+        "adaptive" => Ok(Arc::new(Adaptive::default())),
         "round_robin" => Ok(Arc::new(RoundRobin::default())),
         "random" => Ok(Arc::new(Random)),
         "weighted" => Ok(Arc::new(Weighted::default())),
@@ -152,8 +155,8 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "maglev" => Ok(Arc::new(Maglev::default())),
         "rendezvous" => Ok(Arc::new(Rendezvous::default())),
         _ => Err(Error::config(format!(
-            "there is no policy {name:?}: it is one of round_robin, random, weighted, weighted_random, least_loaded, \
-             pick_first, ring_hash, maglev, rendezvous"
+            "there is no policy {name:?}: it is one of adaptive, round_robin, random, weighted, weighted_random, \
+             least_loaded, pick_first, ring_hash, maglev, rendezvous"
         ))),
     }
 }
@@ -208,6 +211,7 @@ pub(crate) mod conform {
 
     pub(crate) fn all() -> Vec<Arc<dyn Policy>> {
         [
+            "adaptive",
             "round_robin",
             "random",
             "weighted",

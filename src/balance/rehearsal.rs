@@ -28,7 +28,7 @@ use crate::{
 ///     rehearsal.put(Instance::at("10.0.0.1:1")?.id(id)?);
 /// }
 /// let busy = rehearsal.call().expect("somebody is there");
-/// let other = rehearsal.call().expect("somebody is there");
+/// let mut other = rehearsal.call().expect("somebody is there");
 /// assert_ne!(busy.endpoint().id(), other.endpoint().id());
 /// other.answered();
 /// other.ended(Code::Ok);
@@ -177,7 +177,7 @@ impl Rehearsed {
     }
 
     /// The first of its response has come.
-    pub fn answered(&self) {
+    pub fn answered(&mut self) {
         self.in_flight.is_answered(Instant::now());
     }
 

@@ -20,6 +20,10 @@ pub(crate) struct InFlight {
     began: Instant,
     judged: bool,
     on_trial: bool,
+    /// Nothing has been heard of it.
+    waits: bool,
+    /// For how many seconds nothing was heard of the endpoint when it began.
+    silent: f32,
     counted: Counted,
 }
 
@@ -41,11 +45,15 @@ enum End {
 
 impl InFlight {
     pub(super) fn begun(vitals: Arc<Vitals>, on_trial: bool) -> Self {
+        let began = Instant::now();
+        let silent = vitals.form().begins(began);
         Self {
             vitals,
-            began: Instant::now(),
+            began,
             judged: false,
             on_trial,
+            waits: true,
+            silent,
             counted: Counted::default(),
         }
     }
@@ -136,14 +144,26 @@ impl InFlight {
             Outcome::Ignore => usual(ended.code()),
         };
         self.is_counted(End::Seen(ended.code(), ending));
+        self.is_heard_of(&ended, outcome);
         match outcome {
-            Outcome::Success => self.vitals.succeeded(self.on_trial),
+            Outcome::Success => self.vitals.succeeded(self.on_trial, self.silent),
             Outcome::Failure => self.vitals.failed_like(&ended, self.on_trial),
             Outcome::Overload => {
                 self.vitals.overloaded(&ended);
                 self.shows_nothing();
             }
             Outcome::Ignore => self.shows_nothing(),
+        }
+    }
+
+    /// What its end says about the server's form.
+    fn is_heard_of(&mut self, ended: &Ended<'_>, outcome: Outcome) {
+        let by_server = matches!(ended.by(), EndedBy::Status | EndedBy::Reset);
+        if self.waits && by_server {
+            self.waits = false;
+            self.vitals.form().speaks(Instant::now());
+        } else if outcome == Outcome::Failure {
+            self.vitals.form().is_news(Instant::now());
         }
     }
 
@@ -196,8 +216,13 @@ impl InFlight {
     }
 
     /// The server has answered, and may have more to say.
-    pub(crate) fn is_answered(&self, now: Instant) {
-        self.took(now.saturating_duration_since(self.began));
+    pub(crate) fn is_answered(&mut self, now: Instant) {
+        let time = now.saturating_duration_since(self.began);
+        self.took(time);
+        self.vitals.form().took(time, now);
+        if mem::take(&mut self.waits) {
+            self.vitals.form().speaks(now);
+        }
         if self.on_trial {
             self.vitals.conduct().answered();
         }
@@ -208,6 +233,7 @@ impl InFlight {
         let time = Instant::now() - self.began;
         if time >= self.vitals.latency().usual() {
             self.took(time);
+            self.vitals.form().kept_waiting(time);
         }
     }
 
@@ -244,7 +270,15 @@ impl Drop for InFlight {
         if !self.judged {
             self.shows_nothing();
         }
-        self.close(0);
+        let past = self.close(0);
+        if self.waits {
+            let form = self.vitals.form();
+            // Who was in a hurry says nothing about one that nothing is known of.
+            if !self.judged && form.latency() > 0.0 {
+                form.kept_waiting(past.took);
+            }
+            form.is_left();
+        }
         self.vitals.ends();
     }
 }

@@ -3,6 +3,7 @@
 mod endpoints;
 mod entry;
 mod event;
+mod form;
 mod in_flight;
 mod latency;
 mod links;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 pub use endpoints::Endpoints;
 pub use event::Event;
+pub(crate) use form::{Form, OLD_FAILURES, Tick, fade};
 pub(crate) use in_flight::InFlight;
 pub(crate) use latency::Latency;
 use links::Links;

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{InFlight, Latency, links::Links};
+use super::{Form, InFlight, Latency, OLD_FAILURES, fade, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Notice, Outcome, PUSHBACK, Turn},
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) struct Vitals {
     in_flight: AtomicUsize,
     conduct: Conduct,
+    form: Form,
     latency: Latency,
     /// Calls that have begun, those that then could not be sent included.
     begun: AtomicU64,
@@ -99,6 +100,7 @@ impl Vitals {
             begun: AtomicU64::new(0),
             attempts: OnceLock::new(),
             conduct: Conduct::new(limit),
+            form: Form::default(),
             spared: AtomicU64::new(0),
             known_since: now,
             owner,
@@ -210,7 +212,9 @@ impl Vitals {
         classify.map_or_else(|| ended.usual(), |classify| classify.classify(ended))
     }
 
-    pub(super) fn succeeded(&self, on_trial: bool) {
+    /// A call succeeded before which nothing was heard for so many seconds: what came before is so old.
+    pub(super) fn succeeded(&self, on_trial: bool, silent: f32) {
+        self.conduct.fades(|| fade(silent / OLD_FAILURES));
         if self.conduct.succeeded(on_trial) == Turn::Proved {
             self.raise(Notice::Proved);
         }
@@ -252,6 +256,11 @@ impl Vitals {
     /// How soon it answers; see [`Latency`].
     pub(crate) fn latency(&self) -> &Latency {
         &self.latency
+    }
+
+    /// In what form it is; see [`Form`].
+    pub(crate) fn form(&self) -> &Form {
+        &self.form
     }
 
     /// It lost a comparison with another; whether it did so for a while.

@@ -222,6 +222,17 @@ impl Conduct {
         }
     }
 
+    /// So much of the blame is left, of 1.
+    pub(crate) fn fades(&self, left: impl Fn() -> f32) {
+        if self.word().blame > 0 {
+            let left = left();
+            self.update(|word| Word {
+                blame: (f32::from(word.blame) * left) as u16,
+                ..word
+            });
+        }
+    }
+
     fn word(&self) -> Word {
         Word::unpack(self.0.load(Relaxed))
     }
@@ -385,6 +396,18 @@ mod tests {
         }
         assert_eq!(conduct.name(), 256);
         assert_eq!(conduct.word(), Conduct::new(0).word());
+    }
+
+    #[test]
+    fn a_success_after_a_silence_finds_old_blame_faded() {
+        let conduct = Conduct::new(0);
+        for _ in 0..5 {
+            conduct.failed(false);
+        }
+
+        conduct.fades(|| 0.1);
+
+        assert!((230..250).contains(&conduct.name()), "{}", conduct.name());
     }
 
     #[test]

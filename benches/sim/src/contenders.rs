@@ -14,7 +14,8 @@ use crate::{
 };
 
 /// The crate's own are called as `balance::named` calls them.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
+    "adaptive",
     "round_robin",
     "random",
     "weighted",

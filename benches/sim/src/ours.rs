@@ -60,7 +60,7 @@ impl Balancer for Ours {
 
     fn ended(&mut self, picked: Picked, end: End, _: Time, at: Time) {
         self.clock.reach(at);
-        let call = self.calls[picked.ticket].take().expect("it ends once");
+        let mut call = self.calls[picked.ticket].take().expect("it ends once");
         self.free.push(picked.ticket);
         match end {
             End::Answered => {

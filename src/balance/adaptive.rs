@@ -1,0 +1,285 @@
+//! Where a call would be answered soonest, as far as anybody can tell from here.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use tokio::time::Instant;
+
+use super::{Call, Pick, Policy, alias::Alias, dice};
+use crate::{
+    Endpoint, Endpoints,
+    endpoint::{OLD_FAILURES, Tick, Vitals, fade},
+};
+
+/// The best of five drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
+///
+/// What counts is how soon an endpoint answers, times its calls in flight, over the fourth power of its good name:
+///
+/// - **Latency** is a moving average over twenty seconds, or fifty calls, of the time to the head of good
+///   responses. Who fails at once does not look fast.
+/// - **A stall** counts while it lasts: where calls wait and none is answered, the wait is the latency. A stream
+///   that has begun to answer does not wait.
+/// - **Failures** cost four times as much after one, and seventy times after three in a row. They count at the end
+///   of a stream, with its trailers, by the [one judgement](crate::health::Outcome) of all.
+/// - **Calls in flight** count against what is usual among the five: where there are many, one more weighs little.
+/// - **Old news fades**: without news, two thirds of what made an endpoint look slow are forgotten in twenty
+///   seconds, of its failures in four and a half, so that it is tried again, by one call and not by all.
+/// - **Weights**, and the [share](Endpoint::share) of one that is new, say how often it is drawn first, and how many
+///   calls in flight are usual for it.
+///
+/// The first that is drawn is taken unless another costs a tenth less: to follow every difference would leave the
+/// slightly slower ones of a fleet idle. All that is known of an endpoint outlives changes of the set.
+///
+/// A pick takes no lock, allocates nothing and looks at six endpoints, however many there are.
+///
+/// # Limits
+///
+/// All it knows is what this channel's own calls have shown. Where a client calls each server less than once in
+/// some seconds, that is little. A server that was many times slower is found to be fast again only when it is
+/// tried: a minute later or more, where there is no lack of others. `scripts/sim` in the repository says how it does in
+/// seventeen scenarios, beside others, and with what confidence.
+///
+/// ```
+/// use tonic_fleet::{Channel, balance::Adaptive};
+///
+/// # fn example() -> Result<(), tonic_fleet::Error> {
+/// let target = "static://10.0.0.1:50051,10.0.0.2:50051".parse()?;
+/// let builder = Channel::builder(target).policy(Adaptive::default());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Adaptive {
+    fleet: Arc<Fleet>,
+}
+
+/// What is usual: outlives changes of the set.
+#[derive(Debug, Default)]
+struct Fleet {
+    /// The latency that calls meet, in microseconds as a float; 0 while nothing is known.
+    usual: AtomicU32,
+}
+
+#[derive(Debug)]
+struct OfFive {
+    /// Beside each other, and not with all else that is known of each.
+    all: Box<[Candidate]>,
+    /// How to draw by weight; none when all weights are equal.
+    alias: Option<Alias>,
+    fleet: Arc<Fleet>,
+    /// The place of the last pick's runner-up.
+    runner_up: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    vitals: Arc<Vitals>,
+    /// One over its weight, as a part of the mean of all.
+    per_weight: f32,
+}
+
+/// So many are drawn.
+const CHOICES: usize = 5;
+/// What made an endpoint look slow fades in so many seconds; its failures do in fewer.
+const OLD_NEWS: f32 = 20.0;
+/// Where nothing is heard for long, so much of what is usual is hoped for: a little less, or an equal that was
+/// unlucky once might never be tried again.
+const HOPE: f32 = 0.85;
+/// The first that is drawn is taken, unless another costs less than this part of it.
+const GOOD_ENOUGH: f32 = 0.9;
+/// One pick in so many tells what is usual, and counts for so much of it.
+const TELLS: u64 = 4;
+const COUNTS: f32 = 1.0 / 16.0;
+
+/// The places of the candidates, each once.
+struct Drawn {
+    places: [usize; CHOICES + 1],
+    n: usize,
+    /// Which of them was drawn first.
+    first: usize,
+}
+
+/// What a candidate has to show.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    /// As it was measured, and as it counts now.
+    known: f32,
+    latency: f32,
+    busy: f32,
+    blame: f32,
+}
+
+impl Policy for Adaptive {
+    fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
+        let first = ready.iter().next().map(Endpoint::weight);
+        let equal = ready
+            .iter()
+            .all(|endpoint| Some(endpoint.weight()) == first);
+        let sum: u64 = ready.iter().map(Endpoint::weight).sum();
+        let mean = sum as f32 / ready.len() as f32;
+        let candidate = |endpoint: &Endpoint| Candidate {
+            vitals: Arc::clone(endpoint.vitals()),
+            per_weight: match equal {
+                true => 1.0,
+                false => mean / endpoint.weight().max(1) as f32,
+            },
+        };
+        Box::new(OfFive {
+            all: ready.iter().map(candidate).collect(),
+            alias: (!equal).then(|| Alias::of(ready)),
+            fleet: Arc::clone(&self.fleet),
+            runner_up: AtomicU32::new(u32::MAX),
+        })
+    }
+}
+
+impl Pick for OfFive {
+    fn pick(&self, _: &Call<'_>) -> usize {
+        if self.all.len() == 1 {
+            return 0;
+        }
+        let [bits, rolls @ ..]: [u64; 4] = dice::rolls();
+        let drawn = self.draw(rolls);
+        let now = Tick::at(Instant::now());
+        let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
+        let mut looks = [Look::default(); CHOICES + 1];
+        let mut busy = 0.0;
+        for (look, &place) in looks.iter_mut().zip(drawn.places()) {
+            *look = self.all[place].look(now, usual);
+            busy += look.busy;
+        }
+        let looks = &looks[..drawn.n];
+        let (least, second) = two_least(looks, busy / drawn.n as f32, drawn.first);
+        if self.all.len() > CHOICES {
+            self.runner_up.store(drawn.places[second] as u32, Relaxed);
+        }
+        if bits >> 56 < 256 / TELLS {
+            self.fleet.meets(looks[least].known);
+        }
+        drawn.places[least]
+    }
+}
+
+impl OfFive {
+    #[inline]
+    fn draw(&self, rolls: [u64; 3]) -> Drawn {
+        let n = self.all.len();
+        let mut drawn = Drawn {
+            places: [0; CHOICES + 1],
+            n: 0,
+            first: 0,
+        };
+        if let Some(alias) = &self.alias {
+            let [a, b, c] = rolls;
+            let mixed = [a, b, c, a.rotate_left(32) ^ b, b.rotate_left(32) ^ c];
+            mixed.into_iter().for_each(|roll| drawn.add(alias.at(roll)));
+        } else if n <= CHOICES {
+            let start = dice::scale(rolls[0] as u32, n);
+            (start..n)
+                .chain(0..start)
+                .for_each(|place| drawn.add(place));
+        } else {
+            // Floyd's way to draw some of many, each at most once; in which order says nothing.
+            drawn.first = dice::scale((rolls[2] >> 32) as u32, CHOICES);
+            for nth in 0..CHOICES {
+                let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
+                let last = n - CHOICES + nth;
+                let place = dice::scale(bits, last + 1);
+                drawn.add(if drawn.places().contains(&place) {
+                    last
+                } else {
+                    place
+                });
+            }
+        }
+        let runner_up = self.runner_up.load(Relaxed) as usize;
+        if runner_up < n {
+            drawn.add(runner_up);
+        }
+        drawn
+    }
+}
+
+impl Drawn {
+    fn places(&self) -> &[usize] {
+        &self.places[..self.n]
+    }
+
+    #[inline]
+    fn add(&mut self, place: usize) {
+        if !self.places().contains(&place) {
+            self.places[self.n] = place;
+            self.n += 1;
+        }
+    }
+}
+
+impl Candidate {
+    #[inline]
+    fn look(&self, now: Tick, usual: f32) -> Look {
+        let (form, conduct) = (self.vitals.form(), self.vitals.conduct());
+        let known = form.latency();
+        let usual = if usual > 0.0 { usual } else { known };
+        let mut latency = if known > 0.0 { known } else { usual };
+        let mut name = conduct.name() as f32 / 256.0;
+        if latency > usual * HOPE || name < 1.0 {
+            let silent = form.silent(now);
+            let hoped = latency.min(usual * HOPE);
+            latency = hoped + (latency - hoped) * fade(silent / OLD_NEWS);
+            name = 1.0 - (1.0 - name) * fade(silent / OLD_FAILURES);
+        }
+        // At least a microsecond: where nothing is known of anybody, calls in flight decide.
+        let latency = latency.max(form.stalled(now)).max(1.0);
+        let blame = if conduct.is_open() {
+            1.0 / (name * name).powi(2)
+        } else {
+            f32::INFINITY
+        };
+        Look {
+            known,
+            latency,
+            busy: self.vitals.in_flight() as f32 * self.per_weight,
+            blame,
+        }
+    }
+}
+
+impl Fleet {
+    fn meets(&self, latency: f32) {
+        if latency == 0.0 {
+            return;
+        }
+        let usual = f32::from_bits(self.usual.load(Relaxed));
+        let now = if usual == 0.0 {
+            latency
+        } else {
+            usual + COUNTS * (latency - usual)
+        };
+        self.usual.store(now.to_bits(), Relaxed);
+    }
+}
+
+/// Where the one is that costs least, and the next, when so many calls in flight are usual.
+#[inline]
+fn two_least(looks: &[Look], busy: f32, first: usize) -> (usize, usize) {
+    let mut least = (f32::INFINITY, 0);
+    let mut second = least;
+    for (nth, look) in looks.iter().enumerate() {
+        let mut cost = look.latency * (look.busy + 1.0 + busy) * look.blame;
+        if nth == first {
+            cost *= GOOD_ENOUGH;
+        }
+        if cost < least.0 {
+            (second, least) = (least, (cost, nth));
+        } else if cost < second.0 {
+            second = (cost, nth);
+        }
+    }
+    (least.1, second.1)
+}
+
+#[cfg(test)]
+#[path = "adaptive_tests.rs"]
+mod tests;

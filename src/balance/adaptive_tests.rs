@@ -1,0 +1,174 @@
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::{super::conform, *};
+use crate::{Instance, balance::Rehearsal};
+
+const MILLI: Duration = Duration::from_millis(1);
+
+fn among(n: usize) -> Rehearsal {
+    super::super::seed(7);
+    let mut rehearsal = Rehearsal::of(Adaptive::default());
+    for nth in 0..n {
+        join(&mut rehearsal, nth);
+    }
+    rehearsal
+}
+
+fn join(rehearsal: &mut Rehearsal, nth: usize) {
+    let instance = Instance::at("10.0.0.1:1").and_then(|i| i.id(format!("i{nth:03}")));
+    rehearsal.put(instance.unwrap());
+}
+
+/// So many calls, one after another, that take so long and end so at this endpoint; how many each was given.
+async fn calls(
+    rehearsal: &mut Rehearsal,
+    n: usize,
+    how: impl Fn(usize, usize) -> (Duration, Code),
+) -> Vec<usize> {
+    let mut given = vec![0; 64];
+    for nth in 0..n {
+        let mut call = rehearsal.call().unwrap();
+        let at = number(call.endpoint());
+        let (time, code) = how(at, nth);
+        tokio::time::advance(time).await;
+        if code == Code::Ok {
+            call.answered();
+        }
+        call.ended(code);
+        given[at] += 1;
+    }
+    given
+}
+
+fn number(endpoint: &Endpoint) -> usize {
+    endpoint.id().as_str()[1..].parse().unwrap()
+}
+
+/// Around this, as long as chance says: an even number between half and half as much again.
+fn about(mean: Duration, nth: usize) -> Duration {
+    let part = (nth as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    mean / 2 + mean * part as u32 / 256
+}
+
+#[tokio::test(start_paused = true)]
+async fn equals_share_and_one_ten_times_slower_is_only_tried() {
+    let mut fleet = among(6);
+
+    let given = calls(&mut fleet, 6_000, |at, nth| {
+        let mean = if at == 0 { MILLI * 100 } else { MILLI * 10 };
+        (about(mean, nth), Code::Ok)
+    });
+    let given = given.await;
+
+    assert!((1..60).contains(&given[0]), "{given:?}");
+    assert!(given[1..6].iter().all(|n| *n > 300), "{given:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_at_once_is_given_next_to_nothing_and_its_share_when_it_is_well() {
+    let mut fleet = among(20);
+    let usual = |nth| (about(MILLI * 5, nth), Code::Ok);
+    calls(&mut fleet, 400, |_, nth| usual(nth)).await;
+
+    let failing = calls(&mut fleet, 4_000, |at, nth| match at {
+        0 => (Duration::ZERO, Code::Unavailable),
+        _ => usual(nth),
+    });
+    let failing = failing.await;
+    // Ten seconds.
+    calls(&mut fleet, 2_000, |_, nth| usual(nth)).await;
+    let well = calls(&mut fleet, 4_000, |_, nth| usual(nth)).await;
+
+    assert!((1..=4).contains(&failing[0]), "{failing:?}");
+    assert!((100..400).contains(&well[0]), "{well:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_keeps_calls_away_before_any_has_ended_and_an_open_stream_does_not() {
+    for answers in [false, true] {
+        let mut fleet = among(8);
+        calls(&mut fleet, 400, |_, nth| (about(MILLI * 10, nth), Code::Ok)).await;
+        let mut streams = Vec::new();
+        while fleet
+            .ready()
+            .iter()
+            .any(|endpoint| endpoint.in_flight() == 0)
+        {
+            let mut stream = fleet.call().unwrap();
+            if answers || number(stream.endpoint()) != 3 {
+                stream.answered();
+            }
+            streams.push(stream);
+        }
+        tokio::time::advance(MILLI * 500).await;
+
+        let given = calls(&mut fleet, 400, |_, nth| (about(MILLI * 10, nth), Code::Ok)).await;
+
+        assert_eq!(given[3] > 0, answers, "{given:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_outlives_a_change_of_the_set() {
+    let slow = |at, nth| {
+        let mean = if at < 3 { MILLI * 200 } else { MILLI * 5 };
+        (about(mean, nth), Code::Ok)
+    };
+    let mut fleet = among(7);
+    calls(&mut fleet, 1_000, slow).await;
+
+    join(&mut fleet, 7);
+    let given = calls(&mut fleet, 500, slow).await;
+
+    assert!(given[..3].iter().sum::<usize>() < 10, "{given:?}");
+}
+
+#[test]
+fn calls_in_flight_are_levelled() {
+    let mut fleet = among(20);
+
+    let held: Vec<_> = (0..200).filter_map(|_| fleet.call()).collect();
+
+    let most = held.iter().map(|call| call.endpoint().in_flight()).max();
+    assert!(most <= Some(14), "{most:?}");
+}
+
+#[test]
+fn idle_ones_share_by_weight() {
+    let counts = conform::counts(&Adaptive::default(), &[3, 1], 40_000);
+
+    assert!(counts[0].abs_diff(30_000) < 800, "{counts:?}");
+}
+
+#[test]
+fn one_that_ramps_is_given_its_share() {
+    let counts = conform::ramping(&Adaptive::default(), &[100, 10, 100], 21_000);
+
+    assert!(counts[1].abs_diff(1_000) < 150, "{counts:?}");
+}
+
+#[test]
+fn all_places_are_drawn_first_alike() {
+    for n in [2, 5, 6, 9] {
+        let counts = conform::counts(&Adaptive::default(), &vec![1; n], 9_000 * n);
+
+        assert!(
+            counts.iter().all(|count| count.abs_diff(9_000) < 600),
+            "{counts:?}"
+        );
+    }
+}
+
+#[test]
+fn one_that_is_barred_is_not_picked_while_others_are_open() {
+    let ready = conform::endpoints(&[1; 3]);
+    ready[1].conduct().treat(crate::health::Mode::Barred, 5);
+    let pick = Adaptive::default().over(&ready);
+    let headers = http::HeaderMap::new();
+
+    let picks = (0..1_000).map(|_| pick.pick(&Call::new("/a.B/C", &headers)));
+
+    assert!(picks.into_iter().all(|place| place != 1));
+}
