@@ -1,7 +1,7 @@
 //! Retries and hedging as tower layers, for those who compose a stack of their own.
 //!
 //! A [`Channel`](crate::Channel) does both by itself where its methods are configured, see
-//! [`method`](crate::method). As a layer the same goes around any service that ends in a channel of ours: the
+//! [`method`]. As a layer the same goes around any service that ends in a channel of ours: the
 //! channel, one over tonic's own, an endpoint of [`discover`](crate::discover), or a balancer over those. What
 //! stands outside the layer sees each call once; what stands between it and the channel sees each attempt.
 //!

@@ -46,7 +46,7 @@
 //!
 //! # Errors
 //!
-//! Every failure is an [`Error`](crate::Error) whose [`kind`](crate::Error::kind) has a stable code:
+//! Every failure is an [`Error`] whose [`kind`](crate::Error::kind) has a stable code:
 //! `connection` (nothing was sent), `timeout`, `not_found`, `conflict`, `validation`, `unavailable`, `denied`,
 //! `lost`, besides `config`, `decode` and `no_space`; [`is_transient`](crate::Error::is_transient) says whether
 //! trying again may help. [`Retry`] is how often that was done already. After `timeout` and `unavailable`, a
