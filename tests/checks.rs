@@ -97,6 +97,21 @@ async fn a_server_takes_calls_when_it_says_so_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_service_config_says_who_is_asked_unless_the_program_does() {
+    let config = r#"{ "healthCheckConfig": { "serviceName": "later" } }"#;
+    let clinic = Clinic::of(2, Duration::ZERO).await;
+    clinic.patients[0].says_of("later", Serving).await;
+    let configured = || builder(&clinic).service_config(config).unwrap();
+    let by_config = configured().build().unwrap();
+    let by_program = configured().health(Grpc::watch("echo")).build().unwrap();
+
+    becomes(&by_program, 2).await;
+    becomes(&by_config, 1).await;
+
+    assert_eq!(ask(&by_config).await.unwrap(), "s0");
+}
+
+#[tokio::test]
 async fn each_change_is_told_once_with_its_reason() {
     let clinic = Clinic::of(2, Duration::ZERO).await;
     let channel = builder(&clinic)

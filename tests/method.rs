@@ -224,6 +224,20 @@ async fn a_configuration_changes_while_the_channel_lives_and_a_bad_one_changes_n
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_of_configurations_that_panics_takes_nothing_along() {
+    let net = Net::default();
+    let a = net.serve("a");
+    let (publisher, builder) = builder(&net);
+    let said = stream::iter([limit(3)]).chain(stream::poll_fn(|_| panic!("as it may")));
+    let channel = builder.config_from(said.map(Some)).build().unwrap();
+
+    publisher.reset([a.instance.clone()]);
+
+    assert_eq!(ask(&channel).await.unwrap(), "a");
+    assert!(limit_of(&channel).unwrap().contains("Some(3s)"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_program_says_goes_before_the_configuration() {
     let (_publisher, builder) = builder(&Net::default());
     let builder = builder.method(UNARY, Method::new().timeout(ms(7000)));

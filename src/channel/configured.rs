@@ -1,8 +1,8 @@
 //! What a channel is told of how its calls are to be made, while it lives.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::Shared;
 use crate::{
@@ -50,8 +50,12 @@ impl Configured {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn next(&mut self) -> Option<String> {
-        if let Some(said) = self.told.next().await {
-            return said;
+        // A stream of the user's that panics must not take the channel along.
+        let next = AssertUnwindSafe(self.told.next()).catch_unwind();
+        match next.await {
+            Ok(Some(said)) => return said,
+            Ok(None) => {}
+            Err(_) => tracing::error!("the stream of configurations panicked; the last one holds"),
         }
         self.told = Box::pin(stream::pending());
         std::future::pending().await
