@@ -555,6 +555,36 @@ async fn an_agent_that_is_killed_for_a_minute_harms_nobody() {
 }
 
 #[tokio::test]
+async fn servers_whose_agent_is_killed_serve_on_though_it_is_missed() {
+    if !consul::exists() {
+        return;
+    }
+    let server = Consul::with(json!({ "gossip_lan": consul::gossip() })).await;
+    let mut agent = Consul::joined_to(&server).await;
+    // Found by the one agent, registered with the other.
+    let fleet = Fleet::between(5, &agent.url(), &server.url(), "2s").await;
+
+    agent.kill();
+    let all_suspected = async {
+        let mut view = fleet.channel.view();
+        while view.known().iter().filter(|e| e.is_suspect()).count() < 5 {
+            view = fleet.channel.changed(view.number()).await;
+        }
+    };
+    timeout(Duration::from_secs(60), all_suspected)
+        .await
+        .unwrap();
+    // Many graces long, in which nobody can say how they are.
+    fleet.during(Duration::from_secs(10)).await;
+    assert_eq!(fleet.channel.view().ready().len(), 5);
+    agent.restart().await;
+    fleet.whole().await;
+
+    let answered = fleet.unharmed().await;
+    println!("{answered} calls answered, none failed, with the servers' agent away");
+}
+
+#[tokio::test]
 async fn a_server_that_leaves_under_load_is_missed_by_nobody() {
     if !consul::exists() {
         return;

@@ -269,7 +269,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::consul::entry::Entry;
+    use crate::consul::entry::{Entry, Health};
 
     fn shop() -> ServiceName {
         "shop/cart".parse().unwrap()
@@ -306,7 +306,7 @@ mod tests {
         });
         let entry: Entry = serde_json::from_value(entry).unwrap();
         let read = entry.read(&shop(), false).unwrap();
-        assert!(!read.ill);
+        assert_eq!(read.health, Health::Well);
         read.instance
     }
 

@@ -80,6 +80,8 @@ struct Check {
 enum Worst {
     Passing,
     Warning,
+    /// The agent of its node does not answer the others; what it said last was better than critical.
+    Unheard,
     Critical,
     /// Somebody wants it to get no calls.
     Maintenance,
@@ -89,12 +91,22 @@ enum Worst {
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) instance: Instance,
-    /// Its checks say that it is not well, and nobody said that it was to be so.
-    pub(super) ill: bool,
+    pub(super) health: Health,
     /// Which came first, when two have one id.
     pub(super) since: u64,
     /// The node, which makes the second one's id another.
     pub(super) node: String,
+}
+
+/// How an instance is, by its checks.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Health {
+    /// It may be called, or said itself that it wants no calls.
+    Well,
+    /// Nobody can say: the agent of its node is gone, and it may well live.
+    Unheard,
+    /// Its checks say that it is not well, and nobody said that it was to be so.
+    Ill,
 }
 
 /// In Go, `null` is an empty list, map or string.
@@ -122,16 +134,19 @@ impl Entry {
             instance.weight = self.service.warned(instance.weight);
         }
         instance.serving &= worst != Worst::Maintenance;
-        let ill = match worst {
-            Worst::Passing | Worst::Maintenance => false,
-            Worst::Warning => passing && !instance.is_draining(),
-            // One who left said so before.
-            Worst::Critical => instance.serving,
+        let health = match worst {
+            // One who leaves said so before.
+            _ if !instance.serving => Health::Well,
+            Worst::Passing | Worst::Maintenance => Health::Well,
+            Worst::Warning if passing && !instance.is_draining() => Health::Ill,
+            Worst::Warning => Health::Well,
+            Worst::Unheard => Health::Unheard,
+            Worst::Critical => Health::Ill,
         };
         instance.check().map_err(refuse)?;
         Ok(Read {
             instance,
-            ill,
+            health,
             since: self.service.create_index,
             node: self.node.node.clone(),
         })
@@ -159,6 +174,7 @@ impl Entry {
                 "passing" => Worst::Passing,
                 "warning" => Worst::Warning,
                 _ if maintained => Worst::Maintenance,
+                _ if check.id == "serfHealth" => Worst::Unheard,
                 _ => Worst::Critical,
             }
         });
@@ -347,7 +363,7 @@ mod tests {
             .tag("primary", "")
             .tag("redis_version", "4.0");
         assert_eq!(read.instance, wanted);
-        assert!(!read.ill);
+        assert_eq!(read.health, Health::Well);
     }
 
     #[test]
@@ -379,24 +395,45 @@ mod tests {
 
     #[test]
     fn the_worst_check_decides_on_weight_and_health() {
-        for (status, weight, ill) in [
-            ("passing", 10, false),
-            ("warning", 3, false),
-            ("critical", 10, true),
-            ("unheard-of", 10, true),
+        for (status, weight, health) in [
+            ("passing", 10, Health::Well),
+            ("warning", 3, Health::Well),
+            ("critical", 10, Health::Ill),
+            ("unheard-of", 10, Health::Ill),
         ] {
             let read = with(|entry| {
                 entry["Service"]["Weights"]["Warning"] = json!(3);
                 entry["Checks"][0]["Status"] = json!(status);
             });
-            assert_eq!((read.instance.weight, read.ill), (weight, ill), "{status}");
+            assert_eq!(
+                (read.instance.weight, read.health),
+                (weight, health),
+                "{status}"
+            );
             assert!(read.instance.serving);
         }
         let mut warning = sample();
         warning["Checks"][1]["Status"] = json!("warning");
         let warning: Entry = serde_json::from_value(warning).unwrap();
-        assert!(warning.read(&redis(), true).unwrap().ill);
-        assert!(!with(|entry| entry["Checks"] = json!(null)).ill);
+        assert_eq!(warning.read(&redis(), true).unwrap().health, Health::Ill);
+        let unchecked = with(|entry| entry["Checks"] = json!(null));
+        assert_eq!(unchecked.health, Health::Well);
+    }
+
+    #[test]
+    fn one_whose_agent_is_gone_is_unheard_unless_it_was_ill_before() {
+        let status = |agent: &str, own: &str| {
+            let read = with(|entry| {
+                entry["Checks"][0]["Status"] = json!(own);
+                entry["Checks"][1]["Status"] = json!(agent);
+            });
+            read.health
+        };
+
+        assert_eq!(status("critical", "passing"), Health::Unheard);
+        assert_eq!(status("critical", "warning"), Health::Unheard);
+        assert_eq!(status("critical", "critical"), Health::Ill);
+        assert_eq!(status("passing", "critical"), Health::Ill);
     }
 
     #[test]
@@ -405,14 +442,15 @@ mod tests {
             let read = with(|entry| {
                 entry["Checks"][1] = json!({ "CheckID": id, "Status": "critical" });
             });
-            assert!(!read.ill && !read.instance.serving, "{id}");
+            assert!(!read.instance.serving, "{id}");
+            assert_eq!(read.health, Health::Well, "{id}");
         }
         // Critical for another reason, too, it is still on purpose.
         let both = with(|entry| {
             entry["Checks"][0]["Status"] = json!("critical");
             entry["Checks"][1] = json!({ "CheckID": "_node_maintenance", "Status": "critical" });
         });
-        assert!(!both.ill && !both.instance.serving);
+        assert_eq!((both.health, both.instance.serving), (Health::Well, false));
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Who is in a service, by what Consul lists: the reducer between the lists and their readers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::entry::{Entry, Read, beside};
+use super::entry::{Entry, Health, Read, beside};
 use crate::{
     Error, ErrorKind, Instance, InstanceId, Result, ServiceName,
     resolve::{Change, Skipped, Update},
@@ -16,8 +20,10 @@ use crate::{
 pub(super) struct Listing {
     /// Who may be called, or says that he wants no calls.
     pub(super) here: BTreeMap<InstanceId, Arc<Instance>>,
-    /// Whose checks say that he is not well.
+    /// Whose checks say that he is not well, or are not heard of.
     pub(super) ill: BTreeMap<InstanceId, Arc<Instance>>,
+    /// Those of them whose checks are not heard of.
+    pub(super) unheard: BTreeSet<InstanceId>,
     skipped: BTreeMap<String, Error>,
 }
 
@@ -45,7 +51,7 @@ impl Listing {
         }
         // Whoever is well, and among those whoever came first, has the id.
         read.sort_by(|(_, a), (_, b)| {
-            let order = |read: &Read| (read.ill, read.since);
+            let order = |read: &Read| (read.health, read.since);
             order(a).cmp(&order(b)).then_with(|| a.node.cmp(&b.node))
         });
         for (key, one) in read {
@@ -65,11 +71,13 @@ impl Listing {
             let doing = format!("read instance {}", instance.id);
             return Err(Error::new(ErrorKind::Decode, doing).because("the id stands there twice"));
         }
-        let list = if read.ill {
-            &mut self.ill
-        } else {
-            &mut self.here
+        let list = match read.health {
+            Health::Well => &mut self.here,
+            Health::Unheard | Health::Ill => &mut self.ill,
         };
+        if read.health == Health::Unheard {
+            self.unheard.insert(instance.id.clone());
+        }
         list.insert(instance.id.clone(), Arc::new(instance));
         Ok(())
     }
@@ -96,6 +104,8 @@ pub(super) struct Roster {
 struct Gone {
     instance: Arc<Instance>,
     since: Instant,
+    /// It is listed, and nobody can say how it is: as long as that is so, it is not said to be gone.
+    unheard: bool,
 }
 
 /// One who vanished, at some time.
@@ -121,6 +131,7 @@ impl Roster {
             tracing::info!(service = %self.service, "Consul in reach again");
         }
         let skipped = self.skip(listing.skipped);
+        let unheard = listing.unheard;
         let mut updates = if self.listed {
             let changes = self.compare(listing.here, now);
             let news = fresh || !changes.is_empty();
@@ -128,6 +139,14 @@ impl Roster {
         } else {
             self.begin(listing.here, listing.ill, now)
         };
+        for (id, gone) in &mut self.vanished {
+            let unheard = unheard.contains(id);
+            // Its agent is back, and may know nothing yet: the server needs a moment to tell it.
+            if gone.unheard && !unheard {
+                gone.since = now;
+            }
+            gone.unheard = unheard;
+        }
         updates.extend(skipped);
         updates
     }
@@ -141,7 +160,7 @@ impl Roster {
     ) -> Vec<Update> {
         self.listed = true;
         if here.values().all(|instance| instance.is_draining()) {
-            let gone = |(id, instance)| (id, Gone { instance, since });
+            let gone = |(id, instance)| (id, Gone::at(since, instance));
             self.vanished = ill.into_iter().map(gone).collect();
         }
         self.known = here;
@@ -177,8 +196,7 @@ impl Roster {
                 continue;
             }
             changes.push(Change::Vanish(id.clone()));
-            let since = now;
-            self.vanished.insert(id, Gone { instance, since });
+            self.vanished.insert(id, Gone::at(now, instance));
         }
         changes
     }
@@ -210,13 +228,14 @@ impl Roster {
 
     /// When the next suspicion should be looked into.
     pub(super) fn due(&self) -> Option<Instant> {
-        let since = self.vanished.values().map(|gone| gone.since).min()?;
+        let doubted = self.vanished.values().filter(|gone| !gone.unheard);
+        let since = doubted.map(|gone| gone.since).min()?;
         Some(since + self.grace)
     }
 
     /// Those whose grace has ended.
     pub(super) fn suspects(&self, now: Instant) -> Vec<Suspect> {
-        let due = |gone: &Gone| gone.since + self.grace <= now;
+        let due = |gone: &Gone| !gone.unheard && gone.since + self.grace <= now;
         let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
         vanished
             .map(|(id, gone)| (id.clone(), gone.since))
@@ -264,13 +283,24 @@ impl Roster {
     }
 }
 
+impl Gone {
+    fn at(since: Instant, instance: Arc<Instance>) -> Self {
+        Self {
+            instance,
+            since,
+            unheard: false,
+        }
+    }
+}
+
 /// So many bad entries of a list are complained about one by one.
 const LOUD: usize = 16;
 
-/// Those of the suspects that this list does not have well either.
+/// Those of the suspects that this list does not have well either, and can say so.
 pub(super) fn missing(suspects: Vec<Suspect>, listing: &Listing) -> Vec<Suspect> {
-    let missing = |(id, _): &Suspect| !listing.here.contains_key(id);
-    suspects.into_iter().filter(missing).collect::<Vec<_>>()
+    let missing =
+        |(id, _): &Suspect| !listing.here.contains_key(id) && !listing.unheard.contains(id);
+    suspects.into_iter().filter(missing).collect()
 }
 
 #[cfg(test)]
@@ -392,6 +422,26 @@ mod tests {
 
         assert!(roster.gone(&suspects).is_none());
         assert_eq!(roster.due(), Some(now + GRACE + GRACE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_agent_is_gone_is_doubted_and_not_removed_until_somebody_can_say() {
+        let now = Instant::now();
+        let mut unheard = server("a", "passing");
+        let mut roster = with(std::slice::from_ref(&unheard));
+        unheard["Checks"][0]["Status"] = json!("critical");
+        let gone = list(std::slice::from_ref(&unheard));
+
+        assert_eq!(words(roster.listed(gone, now)), ["~?a"]);
+        assert_eq!(roster.due(), None);
+        assert!(roster.suspects(now + 9 * GRACE).is_empty());
+        let suspect = vec![("a".parse().unwrap(), now)];
+        assert!(missing(suspect, &list(&[unheard])).is_empty());
+
+        // The agent is back, with nothing.
+        let later = now + 9 * GRACE;
+        assert!(roster.listed(list(&[]), later).is_empty());
+        assert_eq!(roster.due(), Some(later + GRACE));
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,7 @@ pub struct Consul {
     http: u16,
     dir: TempDir,
     child: Option<Child>,
+    node: &'static str,
     pub token: Option<String>,
 }
 
@@ -93,6 +94,7 @@ impl Consul {
             http,
             dir,
             child: None,
+            node: "agent",
             token: None,
         }
     }
@@ -116,6 +118,26 @@ impl Consul {
         config["ports"]["https"] = json!(port);
         fs::write(path, config.to_string()).unwrap();
         format!("127.0.0.1:{port}")
+    }
+
+    /// An agent that is no server, joined to this one; they notice soon when one of them is gone.
+    pub async fn joined_to(server: &Self) -> Self {
+        let mut agent = Self::prepared(json!({
+            "server": false,
+            "node_name": "beside",
+            "node_id": "0d4bf67a-0d3c-4b1e-9d8c-4e4f6a3f7b11",
+            "retry_join": [format!("127.0.0.1:{}", server.gossip())],
+            "gossip_lan": gossip(),
+        }));
+        agent.node = "beside";
+        agent.restart().await;
+        agent
+    }
+
+    fn gossip(&self) -> u64 {
+        let config = fs::read_to_string(self.dir.path().join("config.json")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        config["ports"]["serf_lan"].as_u64().unwrap()
     }
 
     /// Where clients reach it, as `host:port`.
@@ -142,8 +164,16 @@ impl Consul {
             None => Command::new(consul),
         };
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
+        command.arg("agent");
+        if self.node == "agent" {
+            command.arg("-dev");
+        } else {
+            let data = self.dir.path().join("data");
+            let _ = fs::remove_dir_all(&data);
+            command.arg("-data-dir").arg(data);
+        }
         command
-            .args(["agent", "-dev", "-config-file"])
+            .arg("-config-file")
             .arg(self.dir.path().join("config.json"))
             .stdin(Stdio::null())
             .stdout(log)
@@ -155,8 +185,9 @@ impl Consul {
     /// Returns when it has a leader, and has registered itself.
     pub async fn ready(&mut self) {
         let until = Instant::now() + PATIENCE;
+        let own = format!("/v1/health/node/{}", self.node);
         loop {
-            let asking = self.try_ask("GET", "/v1/health/node/agent", "");
+            let asking = self.try_ask("GET", &own, "");
             if let Ok(Ok((200, body))) = timeout(Duration::from_secs(1), asking).await
                 && body.contains("serfHealth")
             {
@@ -274,6 +305,11 @@ impl Drop for Consul {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Whoever is gone is noticed within seconds.
+pub fn gossip() -> Value {
+    json!({ "probe_interval": "300ms", "probe_timeout": "150ms", "suspicion_mult": 2 })
 }
 
 fn binary() -> Option<PathBuf> {

@@ -51,12 +51,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 impl Fleet {
     /// So many servers, all registered here with this time to live, all connected, and under load.
     pub async fn of(n: usize, url: &str, ttl: &str) -> Self {
-        let url = format!("{url}?ttl={ttl}");
+        Self::between(n, url, url, ttl).await
+    }
+
+    /// The same, registered with one registry and found by another, which is the same to whoever looks.
+    pub async fn between(n: usize, register: &str, resolve: &str, ttl: &str) -> Self {
+        let url = format!("{register}?ttl={ttl}");
         let mut servers = Vec::new();
         for id in 0..n {
             servers.push(Member::start(&format!("s{id}"), &url).await);
         }
-        let target = url.replace('?', "/greeter?");
+        let target = format!("{resolve}/greeter?ttl={ttl}");
         let channel = Channel::builder(target.parse().unwrap()).build().unwrap();
         timeout(PATIENCE, channel.ready(n))
             .await
