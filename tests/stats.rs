@@ -16,8 +16,9 @@ use net::{ByHand, Net};
 use tokio::{net::TcpListener, time::sleep};
 use tonic::Code;
 use tonic_fleet::{
-    Channel, Instance,
+    Builder, Channel, Instance,
     balance::RoundRobin,
+    method::{Hedge, Method, Retry},
     resolve::{Fixed, Publisher},
     stats::{Stats, Value},
 };
@@ -32,7 +33,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn of(n: usize, with: impl FnOnce(tonic_fleet::Builder) -> tonic_fleet::Builder) -> Self {
+    async fn of(n: usize, with: impl FnOnce(Builder) -> Builder) -> Self {
         let net = Net::default();
         let (publisher, resolve) = ByHand::new();
         let builder = Channel::over("echo".parse().unwrap(), resolve);
@@ -97,14 +98,36 @@ fn ledgers(servers: &[Server]) -> Vec<(&str, &Ledger)> {
     each.collect()
 }
 
+/// How often calls were sent again, for each reason: endpoints and methods agree.
+fn again(stats: &Stats) -> [u64; 3] {
+    let all = stats.attempts.again;
+    let of_endpoints = stats.endpoints.iter().map(|of| of.attempts.again);
+    let sum = of_endpoints.fold([0; 3], |[transparent, configured, hedged], of| {
+        [
+            transparent + of.transparent,
+            configured + of.configured,
+            hedged + of.hedged,
+        ]
+    });
+    assert_eq!(
+        sum,
+        [all.transparent, all.configured, all.hedged],
+        "{stats}"
+    );
+    sum
+}
+
 /// So many calls, of which some fail, some are late, and some are given up once a server has them.
 async fn play(channel: &Channel, ledgers: &[Ledger], calls: usize) {
     let each = stream::iter(0..calls).map(|n| async move {
         match n % 10 {
             0 => drop(ask(channel, "fail 14", None).await.unwrap_err()),
+            // With a policy that sends them again, most of these succeed.
+            4 => drop(ask(channel, "odd", None).await),
+            5 => drop(ask(channel, "stall", Some(Duration::from_secs(1))).await),
             1 => drop(ask(channel, "fail 5", None).await.unwrap_err()),
             2 => {
-                let late = ask(channel, "sleep", Some(Duration::from_millis(500))).await;
+                let late = ask(channel, "sleep", Some(Duration::from_secs(1))).await;
                 assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
             }
             3 => {
@@ -138,8 +161,11 @@ async fn what_is_counted_is_what_the_servers_counted() {
         ended.timed_out,
         ended.cancelled,
     );
-    assert_eq!(ways, (1_400, 200, 200, 200), "{stats}");
+    // What becomes of the odd, and of those that stall, depends on who is asked.
+    assert_eq!(ways.3, 200, "{stats}");
+    assert!(ways.2 > 200 && ways.1 > 200 && ways.0 > 1_000, "{stats}");
     assert_eq!(ended.with(Code::NotFound), 200);
+    assert_eq!(again(&stats), [0; 3]);
     assert_eq!(stats.method(UNARY).unwrap().calls, stats.calls);
     assert_eq!(stats.endpoints.len(), 4);
 }
@@ -159,6 +185,7 @@ async fn over_sockets_what_is_counted_is_what_the_servers_counted() {
     let builder = builder
         .policy(RoundRobin::default())
         .ejection(ledger::never());
+    let builder = builder.method("", retry()).budget(None);
     let channel = builder.build().unwrap();
     channel.ready(3).await;
 
@@ -166,7 +193,55 @@ async fn over_sockets_what_is_counted_is_what_the_servers_counted() {
 
     ledger::settled(&ledgers_of).await;
     let servers: Vec<_> = ids.iter().map(String::as_str).zip(&ledgers_of).collect();
-    agree(&channel.stats(), &servers);
+    let stats = channel.stats();
+    agree(&stats, &servers);
+    assert!(again(&stats)[1] >= 100, "{stats}");
+}
+
+/// The same with this wanted of all calls; how often they were sent again.
+async fn what_is_counted_with(method: Method) -> (Stats, [u64; 3]) {
+    let with = |builder: Builder| {
+        let builder = builder.ejection(ledger::never()).budget(None);
+        builder.method("", method)
+    };
+    let scene = Scene::of(4, with).await;
+    let ledgers_of: Vec<_> = scene.servers.iter().map(|s| s.ledger.clone()).collect();
+
+    play(&scene.channel, &ledgers_of, 1_000).await;
+
+    ledger::settled(&ledgers_of).await;
+    let stats = scene.channel.stats();
+    agree(&stats, &ledgers(&scene.servers));
+    let again = again(&stats);
+    (stats, again)
+}
+
+fn retry() -> Method {
+    let backoff = [5, 50].map(Duration::from_millis);
+    let retry = Retry::attempts(3).backoff(backoff[0], backoff[1]);
+    Method::new().retry(retry.on([Code::Unavailable]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_retries_what_is_counted_is_what_the_servers_counted() {
+    let (stats, [transparent, configured, hedged]) = what_is_counted_with(retry()).await;
+
+    // A hundred always fail, and some of the odd did once or twice.
+    assert!(configured > 200, "{stats}");
+    assert_eq!((transparent, hedged), (0, 0), "{stats}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_hedges_what_is_counted_is_what_the_servers_counted() {
+    let hedge = Hedge::after(Duration::from_millis(20)).attempts(3);
+    let method = Method::new().hedge(hedge.non_fatal([Code::Unavailable]));
+
+    let (stats, [transparent, configured, hedged]) = what_is_counted_with(method).await;
+
+    assert!(hedged > 300, "{stats}");
+    assert_eq!((transparent, configured), (0, 0), "{stats}");
+    let cancelled = stats.attempts.ended.cancelled;
+    assert!(cancelled > stats.calls.ended.cancelled, "{stats}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,16 +62,10 @@ impl Tally {
         &self.path
     }
 
-    /// So many of the calls that were answered lately, between 0 and 1, were answered within this: the time
+    /// These shares of the calls that were answered lately, between 0 and 1, were answered within this: the time
     /// from the call's beginning to the head of the answer.
     ///
     /// Rounded up, by an eighth at most. None while there have been too few to tell: twenty for 0.95.
-    #[allow(dead_code, reason = "for hedging, which has yet to come")]
-    pub(crate) fn percentile(&self, share: f64) -> Option<Duration> {
-        let [found] = self.percentiles([share], Instant::now());
-        found
-    }
-
     pub(super) fn percentiles<const N: usize>(
         &self,
         shares: [f64; N],

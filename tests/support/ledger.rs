@@ -184,6 +184,11 @@ impl Ledger {
                 Code::from_i32(code.parse().unwrap()),
                 "as told",
             )),
+            ("odd", _) if self.asked() % 2 == 1 => Err(Status::unavailable("an odd one")),
+            ("stall", _) if self.asked().is_multiple_of(3) => {
+                sleep(Duration::from_secs(3_600)).await;
+                Err(Status::internal("it was to be given up"))
+            }
             ("sleep", _) => {
                 self.0
                     .send_modify(|pages| pages.asleep.push(message.to_owned()));
