@@ -56,7 +56,7 @@
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
 //! | [`stats`] | what calls came to, for each method and each endpoint |
 //! | [`register`] | the server's side: a registration that is kept |
-//! | [`coord`] | what servers agree on: locks, elections, configuration |
+//! | [`coord`] | what servers agree on: locks, elections, configuration, entities |
 //!
 //! No registry is on the call path: what was known last serves while the registry is away, and the view says
 //! since when. A deletion that nobody announced is a suspicion, not a death.
@@ -65,7 +65,7 @@
 //!
 //! `etcd` and `server` are on by default. `consul` adds Consul agents, `dns` adds `dns://`; `tls-ring` or `tls-aws-lc` TLS;
 //! `tls-webpki-roots` the roots that browsers trust; `tonic-channel` calls over tonic's own channels, and a
-//! feed for its balancer; `coord` locks, elections and configuration on etcd; `testing` the suite that our own registries are held to, for
+//! feed for its balancer; `coord` locks, elections, configuration and mirrored entities on etcd; `testing` the suite that our own registries are held to, for
 //! one's own. Features only add.
 //!
 //! [`etcd`]: https://docs.rs/tonic-fleet/latest/tonic_fleet/etcd/index.html

@@ -7,6 +7,8 @@
 mod config;
 #[path = "coord/contend.rs"]
 mod contend;
+#[path = "coord/directory.rs"]
+mod directory;
 #[path = "coord/election.rs"]
 mod election;
 #[path = "support/etcd.rs"]
@@ -15,6 +17,8 @@ mod etcd;
 mod lock;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "coord/sync.rs"]
+mod sync;
 
 use std::time::Duration;
 

@@ -1,11 +1,19 @@
 //! One door to all that is coordinated over one cluster.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, marker, sync::Arc, time::Duration};
 
 use etcd_client::{Txn, TxnOp};
+use serde::de::DeserializeOwned;
 
 use super::{
-    config::Config, election::Election, hub::Hubs, leases::Leases, lock::Lock, retry::Retry,
+    config::Config,
+    directory::{Directory, Kept},
+    election::Election,
+    hub::Hubs,
+    leases::Leases,
+    lock::Lock,
+    retry::Retry,
+    sync::Sync,
 };
 use crate::{
     Error, RegistryUrl, Result, Scheme,
@@ -22,6 +30,7 @@ use crate::{
 pub struct Coordinator {
     leases: Arc<Leases>,
     hubs: Arc<Hubs>,
+    kept: Arc<Kept>,
     /// What stands before all names; empty, or ends in `/`.
     root: Arc<str>,
     url: Option<RegistryUrl>,
@@ -56,6 +65,7 @@ impl Coordinator {
         Ok(Self {
             leases,
             hubs: Arc::default(),
+            kept: Arc::default(),
             root: root.into(),
             url: Some(url),
         })
@@ -66,6 +76,7 @@ impl Coordinator {
         Self {
             leases: Leases::new(etcd, TTL, Retry::default()),
             hubs: Arc::default(),
+            kept: Arc::default(),
             root: "".into(),
             url: None,
         }
@@ -116,6 +127,33 @@ impl Coordinator {
         Config::new(&self.leases, &self.hubs, &self.whole(prefix.as_ref()))
     }
 
+    /// The services in this cluster, as plain calls: where they stand, and in which layout, is what the URL
+    /// says.
+    ///
+    /// # Errors
+    /// As for [`Registry::open`].
+    pub fn registry(&self) -> Result<Directory> {
+        let registry = match &self.url {
+            Some(url) => Registry::open(url)?,
+            None => Registry::over(self.etcd().clone()),
+        };
+        let (leases, hubs) = (&self.leases, &self.hubs);
+        Ok(Directory::new(
+            registry, leases, hubs, &self.kept, &self.root,
+        ))
+    }
+
+    /// Typed entities under a prefix, mirrored into memory; returns when the mirror is whole.
+    ///
+    /// # Errors
+    /// `Validation` when the prefix is empty or ends in `/`; `Denied` and `Timeout` when etcd cannot be asked.
+    pub async fn sync<T>(&self, prefix: impl AsRef<str>) -> Result<Sync<T>>
+    where
+        T: DeserializeOwned + Send + marker::Sync + 'static,
+    {
+        Sync::open(self.config(prefix)?).await
+    }
+
     fn whole(&self, name: &str) -> String {
         format!("{}{name}", self.root)
     }
@@ -125,13 +163,14 @@ impl Coordinator {
         &self.leases.asker.etcd
     }
 
-    /// Ends all that was had of it, in order: who holds or waits for something learns it; keys are deleted,
-    /// and leases given back. Returns when that is done, and within ten seconds or so.
+    /// Ends all that was had of it, in order: registrations are withdrawn; who holds, waits for or follows
+    /// something learns it; keys are deleted, and leases given back. Returns when that is done, and within ten seconds or so.
     ///
     /// # Errors
     /// When etcd cannot be asked: what was held is then free when its lease ends.
     pub async fn close(self) -> Result<()> {
-        self.leases.close().await
+        let withdrawn = self.kept.close().await;
+        self.leases.close().await.and(withdrawn)
     }
 }
 

@@ -2,21 +2,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, Weak, atomic::Ordering::Relaxed},
 };
 
 use bytes::Bytes;
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::leases::Leases;
 use crate::{
-    Error,
+    Error, ErrorKind, Result,
     etcd::{
         Etcd,
         client::locked,
         known::KeyChange,
         kv::{Kv, Span},
-        watch::{Seen, Watch},
+        watch::{Seen, Verify, Watch},
     },
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Hubs(Mutex<HashMap<Arc<str>, Weak<Hub>>>);
 #[derive(Debug)]
 pub(super) struct Hub {
     state: Arc<Mutex<State>>,
-    _watch: Watch,
+    watch: Watch,
 }
 
 #[derive(Debug)]
@@ -38,7 +38,14 @@ struct State {
     revision: i64,
     listed: bool,
     stale: Option<Error>,
-    tell: broadcast::Sender<Arc<[Change]>>,
+    tell: broadcast::Sender<Told>,
+}
+
+/// What all readers are told: first all there is, then what changes.
+#[derive(Clone, Debug)]
+struct Told {
+    changes: Arc<[Change]>,
+    revision: i64,
 }
 
 /// What becomes of one key.
@@ -55,7 +62,7 @@ pub(super) struct Reader {
     hub: Arc<Hub>,
     leases: Arc<Leases>,
     key: Option<Bytes>,
-    told: broadcast::Receiver<Arc<[Change]>>,
+    told: broadcast::Receiver<Told>,
     /// What the reader knows to stand, and since when.
     known: HashMap<Bytes, i64>,
     pending: VecDeque<Change>,
@@ -93,10 +100,7 @@ impl Hub {
         let watch = Watch::every(etcd.clone(), span, move |seen| {
             locked(&shared).hear(seen);
         });
-        Self {
-            state,
-            _watch: watch,
-        }
+        Self { state, watch }
     }
 
     /// Reads everything, or one key.
@@ -113,6 +117,21 @@ impl Hub {
         };
         reader.catch_up();
         reader
+    }
+
+    /// Asks the watch to list anew.
+    pub(super) fn verify(&self) -> Verify {
+        self.watch.verify()
+    }
+
+    /// How often what was told was compared with a list.
+    pub(super) fn compared(&self) -> u64 {
+        self.watch.counts().compared.load(Relaxed)
+    }
+
+    /// How many keys were then not as they had been told.
+    pub(super) fn repaired(&self) -> u64 {
+        self.watch.counts().repaired.load(Relaxed)
     }
 
     /// Why the cluster is out of reach, while it is.
@@ -149,7 +168,8 @@ impl State {
             }
         }
         // Nobody may read just now.
-        let _ = self.tell.send(changes.into());
+        let (changes, revision) = (changes.into(), self.revision);
+        let _ = self.tell.send(Told { changes, revision });
     }
 }
 
@@ -185,13 +205,49 @@ impl Reader {
                 told = self.told.recv() => told,
                 _ = self.leases.closing() => return None,
             };
-            match told {
-                Ok(changes) if self.begun => changes.iter().for_each(|change| self.take(change)),
-                // What stands includes what was told.
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up(),
-                Err(broadcast::error::RecvError::Closed) => return None,
+            self.hear(told)?;
+        }
+    }
+
+    fn hear(&mut self, told: Result<Told, RecvError>) -> Option<()> {
+        match told {
+            Ok(told) => {
+                told.changes.iter().for_each(|change| self.take(change));
+                let begins = !std::mem::replace(&mut self.begun, true);
+                // One who asks for a key is told that it is not there.
+                if let Some(key) = self.key.clone().filter(|_| begins && self.known.is_empty()) {
+                    self.take(&Change::Gone(key, told.revision));
+                }
+                Some(())
+            }
+            Err(RecvError::Lagged(_)) => {
+                self.catch_up();
+                Some(())
+            }
+            Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// Returns when it was told how everything stands, all of which is then [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// When the coordinator is closed.
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        while !self.begun {
+            tokio::select! {
+                told = self.told.recv() => {
+                    let gone = || Error::new(ErrorKind::Unavailable, "follow a prefix");
+                    self.hear(told).ok_or_else(gone)?;
+                }
+                why = self.leases.closing() => return Err(why),
             }
         }
+        Ok(())
+    }
+
+    /// What was told already.
+    pub(super) fn ready(&mut self) -> Option<Change> {
+        self.pending.pop_front()
     }
 
     fn take(&mut self, change: &Change) {
@@ -240,5 +296,97 @@ impl Reader {
             }
         }
         self.begun = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::Options;
+
+    fn kv(key: &str, mod_revision: i64) -> Kv {
+        Kv {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: Bytes::new(),
+            create_revision: 1,
+            mod_revision,
+            lease: 0,
+        }
+    }
+
+    fn put(key: &str, mod_revision: i64) -> Seen {
+        Seen::Changed(vec![KeyChange::Put(kv(key, mod_revision))])
+    }
+
+    fn delete(key: &str, mod_revision: i64) -> Seen {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let last = kv("", 1);
+        Seen::Changed(vec![KeyChange::Delete {
+            key,
+            mod_revision,
+            last,
+        }])
+    }
+
+    /// A hub whose etcd is never there, so that it hears what it is told here.
+    fn hub() -> (Arc<Hub>, Arc<Leases>) {
+        let etcd = Etcd::open(&["127.0.0.1:1"], Options::default()).unwrap();
+        let hub = Hubs::default().hub(&etcd, &"a/".into());
+        let (ttl, retry) = (std::time::Duration::from_secs(10), Default::default());
+        (hub, Leases::new(etcd, ttl, retry))
+    }
+
+    async fn words(reader: &mut Reader, count: usize) -> Vec<String> {
+        let mut words = Vec::new();
+        for _ in 0..count {
+            words.push(match reader.next().await.unwrap() {
+                Change::Put(kv) => format!("+{}@{}", kv.name(), kv.mod_revision),
+                Change::Gone(key, at) => format!("-{}@{at}", String::from_utf8_lossy(&key)),
+            });
+        }
+        assert!(reader.pending.is_empty() && reader.told.is_empty());
+        words
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_is_told_how_it_stands_and_then_each_change() {
+        let (hub, leases) = hub();
+        let mut early = hub.read(&leases, None);
+        let mut of_b = hub.read(&leases, Some("b".into()));
+        let all = vec![kv("a", 2)];
+        locked(&hub.state).hear(Seen::Listed { all, revision: 3 });
+        for seen in [put("a", 4), put("b", 5), delete("a", 6)] {
+            locked(&hub.state).hear(seen);
+        }
+
+        let mut late = hub.read(&leases, None);
+        let mut of_a = hub.read(&leases, Some("a".into()));
+
+        assert_eq!(words(&mut early, 4).await, ["+a@2", "+a@4", "+b@5", "-a@6"]);
+        assert_eq!(words(&mut late, 1).await, ["+b@5"]);
+        assert_eq!(words(&mut of_a, 1).await, ["-a@6"]);
+        assert_eq!(words(&mut of_b, 2).await, ["-b@3", "+b@5"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_far_behind_is_told_the_latest_of_each_and_nothing_twice() {
+        let (hub, leases) = hub();
+        locked(&hub.state).hear(Seen::Listed {
+            all: vec![kv("a", 2), kv("gone", 2), kv("same", 2)],
+            revision: 2,
+        });
+        let mut reader = hub.read(&leases, None);
+        assert_eq!(words(&mut reader, 3).await.len(), 3);
+
+        locked(&hub.state).hear(delete("gone", 3));
+        for at in 0..2 * BEHIND as i64 {
+            locked(&hub.state).hear(put("a", 4 + at));
+        }
+
+        let last = format!("+a@{}", 3 + 2 * BEHIND);
+        let gone = format!("-gone@{}", 3 + 2 * BEHIND);
+        assert_eq!(words(&mut reader, 2).await, [gone, last]);
+        locked(&hub.state).hear(put("b", 20_000));
+        assert_eq!(words(&mut reader, 1).await, ["+b@20000"]);
     }
 }

@@ -1,4 +1,4 @@
-//! How servers agree: locks, elections and configuration on etcd, on the same watch and the same leases as discovery.
+//! How servers agree: locks, elections, configuration and synchronised entities on etcd, on the same watch and the same leases as discovery.
 //!
 //! ```no_run
 //! use tonic_fleet::coord::Coordinator;
@@ -44,6 +44,15 @@
 //! reaches them a moment after it was made, and no bound on that moment is promised: who must act on the very
 //! latest value asks for it.
 //!
+//! A [`Sync`] is all of a prefix in the memory of every node: what [`Config`] tells of changes is true of it, so
+//! that all nodes are equal to etcd once they have heard the same; until then, each is as etcd was a moment ago,
+//! and an outage leaves it as it was, which [`Sync::stale`] says. Every two minutes or so all of it is compared
+//! with etcd, once the changes until then were heard, and what differs is repaired and counted: none is
+//! expected. A chunk of a [`Batch`] happens as a whole; a batch of several chunks does not.
+//!
+//! A [`Directory`] is the registry for those who do not balance. What it says of a deletion is what etcd says;
+//! the channel knows better, as it keeps who can be called.
+//!
 //! # Errors
 //!
 //! Every failure is an [`Error`] whose [`kind`](crate::Error::kind) has a stable code:
@@ -54,20 +63,24 @@
 
 mod config;
 mod coordinator;
+mod directory;
 mod election;
 mod hub;
 mod leases;
 mod lock;
 mod queue;
 mod retry;
+mod sync;
 
 pub use config::{Bound, Changed, Changes, Config, Entry, Transaction};
 pub use coordinator::Coordinator;
+pub use directory::{Directory, Event, EventKind, Events};
 pub use election::{Election, Leader, Leaders, Leadership};
 #[doc(no_inline)]
 pub use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnResponse};
 pub use lock::{Guard, Lock};
 pub use retry::Retry;
+pub use sync::{Batch, Chunk, OnConflict, Snapshot, Sync};
 
 use crate::{Error, ErrorKind, Result};
 

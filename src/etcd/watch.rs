@@ -43,7 +43,10 @@ pub(crate) enum Seen {
 #[derive(Debug)]
 pub(crate) struct Watch {
     verify: Verify,
-    #[allow(dead_code, reason = "asked for by those who show it")]
+    #[cfg_attr(
+        not(feature = "coord"),
+        allow(dead_code, reason = "synchronised entities show it")
+    )]
     counts: Arc<Counts>,
     _task: DropGuard,
 }
@@ -167,7 +170,6 @@ impl Watch {
 
     /// What comparing showed; counted where every change is told.
     #[cfg(feature = "coord")]
-    #[allow(dead_code, reason = "asked for by those who show it")]
     pub(crate) fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.counts)
     }

@@ -49,7 +49,7 @@ pub struct Changes<T> {
 
 impl<T: DeserializeOwned> Changes<T> {
     pub(super) fn of(config: &Config, key: Option<String>) -> Self {
-        let hub = config.hubs.hub(&config.asker().etcd, &config.prefix);
+        let hub = config.hub();
         let reader = hub.read(&config.leases, key.map(Into::into));
         let stream = stream::unfold(reader, |mut reader| async {
             let change = reader.next().await?;

@@ -12,10 +12,11 @@ use tokio::time::sleep;
 
 pub use bound::Bound;
 pub use changes::{Changed, Changes};
+pub(super) use transaction::MOST;
 pub use transaction::Transaction;
 
 use super::{
-    hub::Hubs,
+    hub::{Hub, Hubs},
     leases::Leases,
     queue::kvs,
     retry::{Asker, Twice},
@@ -255,6 +256,15 @@ impl Config {
         &self.prefix
     }
 
+    /// The one watch on all values.
+    pub(super) fn hub(&self) -> Arc<Hub> {
+        self.hubs.hub(&self.asker().etcd, &self.prefix)
+    }
+
+    pub(super) fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
     fn asker(&self) -> &Asker {
         &self.leases.asker
     }
@@ -264,11 +274,11 @@ impl Config {
         Ok(format!("{}{name}", self.prefix))
     }
 
-    fn name<'a>(&self, key: &'a str) -> &'a str {
+    pub(super) fn name<'a>(&self, key: &'a str) -> &'a str {
         key.strip_prefix(&*self.prefix).unwrap_or(key)
     }
 
-    fn entry<T: DeserializeOwned>(&self, kv: &Kv) -> Result<Entry<T>> {
+    pub(super) fn entry<T: DeserializeOwned>(&self, kv: &Kv) -> Result<Entry<T>> {
         let key = kv.name();
         let value = serde_json::from_slice(&kv.value)
             .map_err(|why| Error::new(ErrorKind::Decode, format!("read {key}")).because(why))?;

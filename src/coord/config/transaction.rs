@@ -60,17 +60,22 @@ impl Transaction {
 
     /// Sets a value.
     pub fn set<T: Serialize + ?Sized>(mut self, name: impl AsRef<str>, value: &T) -> Self {
-        let Some(key) = self.key(name.as_ref()) else {
-            return self;
-        };
         match serde_json::to_vec(value) {
-            Ok(json) => self.then.push(TxnOp::put(&*key, json, None)),
+            Ok(json) => self.set_json(name.as_ref(), json),
             Err(why) => {
-                let doing = format!("set {key}: it cannot be written as JSON");
+                let doing = format!("set {}: it cannot be written as JSON", name.as_ref());
                 self.is_wrong(Error::new(ErrorKind::Validation, doing).because(why));
+                self
             }
         }
-        self.keys.push(key);
+    }
+
+    /// Sets a value that is JSON already.
+    pub(in crate::coord) fn set_json(mut self, name: &str, json: Vec<u8>) -> Self {
+        if let Some(key) = self.key(name) {
+            self.then.push(TxnOp::put(&*key, json, None));
+            self.keys.push(key);
+        }
         self
     }
 

@@ -1,0 +1,304 @@
+//! The registry as plain calls, for those who do not balance.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{future::join_all, stream};
+
+use super::{
+    hub::{Change, Hubs, Reader},
+    leases::Leases,
+};
+use crate::{
+    Error, Instance, InstanceId, Register, Registration, Result, ServiceName,
+    etcd::{
+        Layout, Registry,
+        client::locked,
+        kv::{Kv, Span},
+    },
+};
+
+/// The services in the coordinator's cluster, as plain calls; clones are the same one.
+///
+/// It stands in the same layout as those who balance write and read, so that both see each other.
+///
+/// ```no_run
+/// # async fn example() -> tonic_fleet::Result<()> {
+/// use tonic_fleet::{Instance, coord::Coordinator};
+///
+/// let coordinator = Coordinator::connect("etcd://127.0.0.1:2379".parse()?).await?;
+/// let registry = coordinator.registry()?;
+///
+/// let a = Instance::at("10.0.0.1:50051")?.id("a")?;
+/// registry.register("greeter", a).await?;              // and kept, until it is unregistered or closed
+/// for instance in registry.discover("greeter").await? {
+///     println!("{instance:?}");
+/// }
+/// registry.unregister("greeter", "a").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Directory {
+    registry: Registry,
+    leases: Arc<Leases>,
+    hubs: Arc<Hubs>,
+    kept: Arc<Kept>,
+    root: Arc<str>,
+}
+
+/// The registrations that live until they are ended.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Mutex<HashMap<(ServiceName, InstanceId), Registration>>);
+
+/// Something happened to an instance.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// To whose instance.
+    pub service: ServiceName,
+    /// The instance as it is or, after a deletion, as it was last.
+    pub instance: Instance,
+    /// The revision at which it happened.
+    pub at: i64,
+}
+
+/// What happened to an instance.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// It is there, or is otherwise than it was.
+    Put,
+    /// It is gone from the registry, which is no proof that it is dead: see the table of the crate's
+    /// documentation on what happens when etcd stands still.
+    Delete,
+}
+
+/// Who is there, and then what happens, in order; a stream, which ends when the coordinator is closed.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
+
+impl Kept {
+    /// Withdraws all of them, at once.
+    pub(super) async fn close(&self) -> Result<()> {
+        let all = std::mem::take(&mut *locked(&self.0));
+        let closed = join_all(all.into_values().map(Registration::close)).await;
+        closed.into_iter().collect()
+    }
+}
+
+impl Directory {
+    pub(super) fn new(
+        registry: Registry,
+        leases: &Arc<Leases>,
+        hubs: &Arc<Hubs>,
+        kept: &Arc<Kept>,
+        root: &Arc<str>,
+    ) -> Self {
+        Self {
+            registry,
+            leases: Arc::clone(leases),
+            hubs: Arc::clone(hubs),
+            kept: Arc::clone(kept),
+            root: Arc::clone(root),
+        }
+    }
+
+    /// Puts an instance into the registry, and keeps it there until it is [unregistered](Self::unregister) or
+    /// the coordinator is closed. One of the same id that was registered here becomes this one.
+    ///
+    /// # Errors
+    /// `Conflict` when a living server has the id. When etcd cannot be asked, it is registered as soon as it
+    /// can be, and this returns all the same.
+    pub async fn register(&self, service: impl AsRef<str>, instance: Instance) -> Result<()> {
+        self.leases.check()?;
+        let service = self.service(service.as_ref())?;
+        let name = (service.clone(), instance.id.clone());
+        let known = locked(&self.kept.0).remove(&name);
+        let (registration, done) = match known {
+            Some(known) => {
+                let updated = known.update(|_| instance).await;
+                (known, updated)
+            }
+            None => (self.registry.register(&service, instance).await?, Ok(())),
+        };
+        locked(&self.kept.0).insert(name, registration);
+        // It may have been closed while we asked.
+        if let Err(closed) = self.leases.check() {
+            self.kept.close().await?;
+            return Err(closed);
+        }
+        done
+    }
+
+    /// Takes out an instance that was registered here: marks it as draining, and withdraws it. Says whether
+    /// it was.
+    ///
+    /// # Errors
+    /// When etcd cannot be asked: it is gone when its lease ends.
+    pub async fn unregister(&self, service: impl AsRef<str>, id: impl AsRef<str>) -> Result<bool> {
+        let name = (
+            self.service(service.as_ref())?,
+            InstanceId::new(id.as_ref())?,
+        );
+        let known = locked(&self.kept.0).remove(&name);
+        match known {
+            Some(known) => known.close().await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The instances of a service, as the cluster agrees on them; those that cannot be read are left out.
+    ///
+    /// # Errors
+    /// When etcd cannot be asked.
+    pub async fn discover(&self, service: impl AsRef<str>) -> Result<Vec<Instance>> {
+        let service = self.service(service.as_ref())?;
+        let layout = self.registry.way();
+        let listing = self.list(layout.prefix(&service)).await?;
+        let instances = listing
+            .iter()
+            .filter_map(|kv| read(&**layout, &service, kv));
+        Ok(instances.collect())
+    }
+
+    /// The names of all services that have an instance.
+    ///
+    /// # Errors
+    /// `Config` when the layout has nothing before the names of services, so that they cannot be told from
+    /// what else is in etcd; otherwise when etcd cannot be asked.
+    pub async fn services(&self) -> Result<Vec<ServiceName>> {
+        const MARK: &str = "tonic-fleet-mark";
+        let layout = self.registry.way();
+        let marked = layout.prefix(&self.service(MARK)?);
+        let before = marked.split_once(MARK).map_or("", |(before, _)| before);
+        if before.is_empty() {
+            let what = "list services: in this layout nothing stands before their names";
+            return Err(Error::config(format!("{what}: give one with `?prefix=`")));
+        }
+        let mut services = BTreeSet::new();
+        for kv in self.list(before.to_owned()).await? {
+            let key = kv.name();
+            let Some(rest) = key.strip_prefix(before) else {
+                continue;
+            };
+            let ends = rest.match_indices('/').map(|(at, _)| &rest[..at]);
+            let names = ends.filter_map(|name| ServiceName::new(name).ok());
+            let owner = names.filter_map(|name| {
+                let whole = self.service(name.as_str()).ok()?;
+                read(&**layout, &whole, &kv).map(|_| name)
+            });
+            services.extend(owner.take(1));
+        }
+        Ok(services.into_iter().collect())
+    }
+
+    /// Who is in a service, each as a [`Put`](EventKind::Put), and then what happens.
+    ///
+    /// # Errors
+    /// When the name cannot be one.
+    pub fn watch(&self, service: impl AsRef<str>) -> Result<Events> {
+        let service = self.service(service.as_ref())?;
+        let layout = Arc::clone(self.registry.way());
+        let hub = self
+            .hubs
+            .hub(self.registry.etcd(), &layout.prefix(&service).into());
+        let telling = Telling {
+            reader: hub.read(&self.leases, None),
+            layout,
+            service,
+            known: HashMap::new(),
+        };
+        Ok(Events(Box::pin(stream::unfold(
+            telling,
+            |mut telling| async {
+                let event = telling.next().await?;
+                Some((event, telling))
+            },
+        ))))
+    }
+
+    async fn list(&self, prefix: String) -> Result<Vec<Kv>> {
+        let listing = self.leases.asker.list(&Span::Prefix(prefix)).await;
+        listing.map(|listing| listing.all)
+    }
+
+    fn service(&self, name: &str) -> Result<ServiceName> {
+        ServiceName::new(format!("{}{name}", self.root))
+    }
+}
+
+fn read(layout: &dyn Layout, service: &ServiceName, kv: &Kv) -> Option<Instance> {
+    let key = std::str::from_utf8(&kv.key).ok()?;
+    if !layout.owns(service, key) {
+        return None;
+    }
+    let read = layout.decode(service, key, &kv.value);
+    read.inspect_err(|why| tracing::debug!(key, why = why.chain(), "passed over"))
+        .ok()
+}
+
+/// What events are made of.
+struct Telling {
+    reader: Reader,
+    layout: Arc<dyn Layout>,
+    service: ServiceName,
+    known: HashMap<Bytes, Instance>,
+}
+
+impl Telling {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let (kind, instance, at) = match self.reader.next().await? {
+                Change::Put(kv) => {
+                    let Some(instance) = read(&*self.layout, &self.service, &kv) else {
+                        continue;
+                    };
+                    self.known.insert(kv.key, instance.clone());
+                    (EventKind::Put, instance, kv.mod_revision)
+                }
+                Change::Gone(key, at) => {
+                    let Some(instance) = self.known.remove(&key) else {
+                        continue;
+                    };
+                    (EventKind::Delete, instance, at)
+                }
+            };
+            return Some(Event {
+                kind,
+                service: self.service.clone(),
+                instance,
+                at,
+            });
+        }
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Directory").field(&self.registry).finish()
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
