@@ -2,7 +2,6 @@
 
 use std::{fmt, marker, sync::Arc, time::Duration};
 
-use etcd_client::{Txn, TxnOp};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -60,8 +59,7 @@ impl Coordinator {
             path => format!("{path}/"),
         };
         let leases = Leases::new(etcd, url.ttl().unwrap_or(TTL), Retry::default());
-        let look = Txn::new().and_then([TxnOp::get("/", None)]);
-        leases.asker.ask(format!("connect {url}"), look).await?;
+        leases.asker.look(format!("connect {url}")).await?;
         Ok(Self {
             leases,
             hubs: Arc::default(),

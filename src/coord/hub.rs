@@ -148,7 +148,11 @@ impl State {
                 self.listed = true;
                 all.into_iter().map(Change::Put).collect()
             }
-            Seen::Changed(changes) => changes.into_iter().map(Change::of).collect(),
+            Seen::Changed(changes) => {
+                let changes: Vec<_> = changes.into_iter().map(Change::of).collect();
+                self.revision = changes.last().map_or(self.revision, Change::at);
+                changes
+            }
             Seen::Stale(why) => {
                 self.stale = Some(why);
                 return;
@@ -157,15 +161,9 @@ impl State {
         self.stale = None;
         for change in &changes {
             match change {
-                Change::Put(kv) => {
-                    self.revision = kv.mod_revision;
-                    self.keys.insert(kv.key.clone(), kv.clone());
-                }
-                Change::Gone(key, revision) => {
-                    self.revision = *revision;
-                    self.keys.remove(key);
-                }
-            }
+                Change::Put(kv) => self.keys.insert(kv.key.clone(), kv.clone()),
+                Change::Gone(key, _) => self.keys.remove(key),
+            };
         }
         // Nobody may read just now.
         let (changes, revision) = (changes.into(), self.revision);
@@ -180,6 +178,13 @@ impl Change {
             KeyChange::Delete {
                 key, mod_revision, ..
             } => Self::Gone(key, mod_revision),
+        }
+    }
+
+    fn at(&self) -> i64 {
+        match self {
+            Self::Put(kv) => kv.mod_revision,
+            Self::Gone(_, at) => *at,
         }
     }
 
@@ -301,6 +306,8 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::etcd::Options;
 
@@ -344,7 +351,7 @@ mod tests {
                 Change::Gone(key, at) => format!("-{}@{at}", String::from_utf8_lossy(&key)),
             });
         }
-        assert!(reader.pending.is_empty() && reader.told.is_empty());
+        assert!(reader.next().now_or_never().is_none(), "it is told more");
         words
     }
 

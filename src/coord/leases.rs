@@ -7,6 +7,7 @@ use std::{
 };
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -158,12 +159,13 @@ impl Leases {
         // What does not end in time ends with its lease.
         drop(timeout(PARTING, self.tasks.wait()).await);
         let all = std::mem::take(&mut *locked(&self.shared));
-        let mut failed = None;
-        for shared in all.iter().filter(|shared| !shared.is_lost()) {
-            let revoked = self.asker.etcd.lease_revoke(shared.session.lease()).await;
-            failed = failed.or_else(|| revoked.err());
+        let alive = all.iter().filter(|shared| !shared.is_lost());
+        let etcd = &self.asker.etcd;
+        let revoked = join_all(alive.map(|shared| etcd.lease_revoke(shared.session.lease())));
+        match timeout(PARTING, revoked).await {
+            Ok(revoked) => revoked.into_iter().try_for_each(|one| one.map(drop)),
+            Err(late) => Err(Error::new(ErrorKind::Timeout, "give leases back").because(late)),
         }
-        failed.map_or(Ok(()), Err)
     }
 
     /// A lease on which a write may be carried out late is nobody's from now on.

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use etcd_client::{Txn, TxnResponse};
+use etcd_client::{Txn, TxnOp, TxnResponse};
 use tokio::time::sleep;
 
 use crate::{
@@ -171,6 +171,25 @@ impl Asker {
     /// Asks for what changes nothing, or what may happen any number of times.
     pub(super) async fn ask(&self, doing: impl fmt::Display, txn: Txn) -> Result<TxnResponse> {
         self.write(doing, txn, Twice::Harmless).await.answer
+    }
+
+    /// Returns when the cluster has answered, whatever it lets us read.
+    pub(super) async fn look(&self, doing: impl fmt::Display) -> Result<()> {
+        let mut tries = self.retry.begin();
+        let question = Txn::new().and_then([TxnOp::get("/", None)]);
+        loop {
+            match self.etcd.commit(question.clone()).await {
+                Ok(_) => return Ok(()),
+                // Who may not read this may read what they came for; wrong credentials want others.
+                Err(failure)
+                    if failure.kind == ErrorKind::Denied && failure.remedy == Remedy::None =>
+                {
+                    return Ok(());
+                }
+                Err(failure) if passes(&failure) && tries.again().await => {}
+                Err(failure) => return Err(told(failure, doing)),
+            }
+        }
     }
 
     /// All of a span, as the cluster agrees on it.
