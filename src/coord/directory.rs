@@ -1,7 +1,7 @@
 //! The registry as plain calls, for those who do not balance.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -10,10 +10,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::{future::join_all, stream};
+use futures_util::{
+    StreamExt,
+    future::{join_all, ready},
+    stream,
+};
 
 use super::{
-    hub::{Change, Hubs, Reader},
+    hub::{Change, Hubs},
     leases::Leases,
 };
 use crate::{
@@ -163,12 +167,16 @@ impl Directory {
     /// When etcd cannot be asked.
     pub async fn discover(&self, service: impl AsRef<str>) -> Result<Vec<Instance>> {
         let service = self.service(service.as_ref())?;
-        let layout = self.registry.way();
-        let listing = self.list(layout.prefix(&service)).await?;
-        let instances = listing
-            .iter()
-            .filter_map(|kv| read(&**layout, &service, kv));
-        Ok(instances.collect())
+        let (mut found, mut ids) = (Vec::new(), HashSet::new());
+        for layout in &**self.registry.layouts() {
+            let listing = self.list(layout.prefix(&service)).await?;
+            let instances = listing
+                .iter()
+                .filter_map(|kv| read(&**layout, &service, kv));
+            // Who stands in several layouts is one.
+            found.extend(instances.filter(|instance| ids.insert(instance.id.clone())));
+        }
+        Ok(found)
     }
 
     /// The names of all services that have an instance.
@@ -177,8 +185,15 @@ impl Directory {
     /// `Config` when the layout has nothing before the names of services, so that they cannot be told from
     /// what else is in etcd; otherwise when etcd cannot be asked.
     pub async fn services(&self) -> Result<Vec<ServiceName>> {
+        let mut services = BTreeSet::new();
+        for layout in &**self.registry.layouts() {
+            services.extend(self.services_in(&**layout).await?);
+        }
+        Ok(services.into_iter().collect())
+    }
+
+    async fn services_in(&self, layout: &dyn Layout) -> Result<BTreeSet<ServiceName>> {
         const MARK: &str = "tonic-fleet-mark";
-        let layout = self.registry.way();
         let marked = layout.prefix(&self.service(MARK)?);
         let before = marked.split_once(MARK).map_or("", |(before, _)| before);
         if before.is_empty() {
@@ -195,11 +210,11 @@ impl Directory {
             let names = ends.filter_map(|name| ServiceName::new(name).ok());
             let owner = names.filter_map(|name| {
                 let whole = self.service(name.as_str()).ok()?;
-                read(&**layout, &whole, &kv).map(|_| name)
+                read(layout, &whole, &kv).map(|_| name)
             });
             services.extend(owner.take(1));
         }
-        Ok(services.into_iter().collect())
+        Ok(services)
     }
 
     /// Who is in a service, each as a [`Put`](EventKind::Put), and then what happens.
@@ -208,23 +223,24 @@ impl Directory {
     /// When the name cannot be one.
     pub fn watch(&self, service: impl AsRef<str>) -> Result<Events> {
         let service = self.service(service.as_ref())?;
-        let layout = Arc::clone(self.registry.way());
-        let hub = self
-            .hubs
-            .hub(self.registry.etcd(), &layout.prefix(&service).into());
-        let telling = Telling {
-            reader: hub.read(&self.leases, None),
-            layout,
-            service,
-            known: HashMap::new(),
+        let layouts = Arc::clone(self.registry.layouts());
+        let read = layouts.iter().enumerate().map(|(nth, layout)| {
+            let prefix = layout.prefix(&service).into();
+            let reader = self.hubs.hub(self.registry.etcd(), &prefix);
+            let reader = reader.read(&self.leases, None);
+            Box::pin(stream::unfold(reader, move |mut reader| async move {
+                let change = reader.next().await?;
+                Some(((nth, change), reader))
+            }))
+        });
+        let mut told = Standing {
+            layouts: Arc::clone(&layouts),
+            service: service.clone(),
+            keys: HashMap::new(),
         };
-        Ok(Events(Box::pin(stream::unfold(
-            telling,
-            |mut telling| async {
-                let event = telling.next().await?;
-                Some((event, telling))
-            },
-        ))))
+        let changes = stream::select_all(read);
+        let events = changes.filter_map(move |(nth, change)| ready(told.take(nth, change)));
+        Ok(Events(Box::pin(events)))
     }
 
     async fn list(&self, prefix: String) -> Result<Vec<Kv>> {
@@ -247,39 +263,43 @@ fn read(layout: &dyn Layout, service: &ServiceName, kv: &Kv) -> Option<Instance>
         .ok()
 }
 
-/// What events are made of.
-struct Telling {
-    reader: Reader,
-    layout: Arc<dyn Layout>,
+/// What events are made of: who stands in which layout, and under which key.
+struct Standing {
+    layouts: Arc<[Arc<dyn Layout>]>,
     service: ServiceName,
-    known: HashMap<Bytes, Instance>,
+    keys: HashMap<(usize, Bytes), Instance>,
 }
 
-impl Telling {
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            let (kind, instance, at) = match self.reader.next().await? {
-                Change::Put(kv) => {
-                    let Some(instance) = read(&*self.layout, &self.service, &kv) else {
-                        continue;
-                    };
-                    self.known.insert(kv.key, instance.clone());
-                    (EventKind::Put, instance, kv.mod_revision)
-                }
-                Change::Gone(key, at) => {
-                    let Some(instance) = self.known.remove(&key) else {
-                        continue;
-                    };
-                    (EventKind::Delete, instance, at)
-                }
-            };
-            return Some(Event {
-                kind,
-                service: self.service.clone(),
-                instance,
-                at,
-            });
-        }
+impl Standing {
+    /// What a change in one of the layouts means for the service.
+    fn take(&mut self, nth: usize, change: Change) -> Option<Event> {
+        let (key, at, now) = match change {
+            Change::Put(kv) => {
+                let instance = read(&*self.layouts[nth], &self.service, &kv)?;
+                (kv.key, kv.mod_revision, Some(instance))
+            }
+            Change::Gone(key, at) => (key, at, None),
+        };
+        let before = match &now {
+            Some(instance) => self.keys.insert((nth, key), instance.clone()),
+            None => self.keys.remove(&(nth, key)),
+        };
+        let id = &now.as_ref().or(before.as_ref())?.id;
+        // What the first layout says counts, and it is there while it stands in any.
+        let elsewhere = self.keys.iter().filter(|((other, _), _)| *other != nth);
+        let mut elsewhere = elsewhere.filter(|(_, instance)| instance.id == *id);
+        let (kind, instance) = match now {
+            Some(_) if elsewhere.any(|((other, _), _)| *other < nth) => return None,
+            Some(instance) => (EventKind::Put, instance),
+            None if elsewhere.next().is_some() => return None,
+            None => (EventKind::Delete, before?),
+        };
+        Some(Event {
+            kind,
+            service: self.service.clone(),
+            instance,
+            at,
+        })
     }
 }
 

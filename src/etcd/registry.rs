@@ -141,7 +141,7 @@ impl Registry {
     }
 
     /// How instances stand in it: in each of these layouts.
-    pub(super) fn layouts(&self) -> &Arc<[Arc<dyn Layout>]> {
+    pub(crate) fn layouts(&self) -> &Arc<[Arc<dyn Layout>]> {
         &self.0.layouts
     }
 

@@ -89,3 +89,30 @@ async fn services_are_not_listed_where_nothing_tells_them_from_other_keys() {
     assert_eq!(refused.kind(), ErrorKind::Config);
     assert!(refused.to_string().contains("?prefix="), "{refused}");
 }
+
+#[tokio::test]
+async fn who_stands_in_two_layouts_is_one() {
+    let etcd = Etcd::start().await;
+    let url = etcd.url() + "?layout=json,kratos";
+    let coordinator = Coordinator::connect(url.parse().unwrap()).await.unwrap();
+    let registry = coordinator.registry().unwrap();
+    let mut events = registry.watch("shop").unwrap();
+
+    registry.register("shop", instance("a")).await.unwrap();
+    registry.register("shop", instance("b")).await.unwrap();
+
+    assert_eq!(keys(&etcd, "/").await.len(), 4);
+    assert_eq!(registry.discover("shop").await.unwrap().len(), 2);
+    assert_eq!(registry.services().await.unwrap().len(), 1);
+    registry.unregister("shop", "a").await.unwrap();
+    registry.unregister("shop", "b").await.unwrap();
+
+    let mut gone = Vec::new();
+    while gone.len() < 2 {
+        let event = next(&mut events).await;
+        if event.kind == EventKind::Delete {
+            gone.push(event.instance.id.to_string());
+        }
+    }
+    assert_eq!(gone, ["a", "b"], "each once");
+}
