@@ -109,7 +109,9 @@ async fn contend(lock: Lock, dir: PathBuf) {
 /// Adds one to a counter that nothing else protects, and writes our fence where it is guarded.
 async fn stay(guard: Guard, dir: &Path, log: &mut fs::File) {
     let fence = guard.fence();
-    writeln!(log, "in {fence} {}", now()).unwrap();
+    // In one piece, as others read it meanwhile.
+    let line = format!("in {fence} {}\n", now());
+    log.write_all(line.as_bytes()).unwrap();
     let counter = dir.join("counter");
     let work = guard.run(async {
         let count: u64 = fs::read_to_string(&counter).unwrap().parse().unwrap();
@@ -124,7 +126,8 @@ async fn stay(guard: Guard, dir: &Path, log: &mut fs::File) {
     });
     let wrote = work.await.ok();
     let wrote = wrote.map_or_else(|| "-".into(), |count| count.to_string());
-    writeln!(log, "out {fence} {} {wrote}", now()).unwrap();
+    let line = format!("out {fence} {} {wrote}\n", now());
+    log.write_all(line.as_bytes()).unwrap();
     if rand::random() {
         drop(guard);
     } else {
@@ -217,7 +220,10 @@ impl Contest {
             };
             let pid = rest.split('.').next().unwrap().parse().unwrap();
             let text = fs::read_to_string(&path).unwrap();
-            for line in text.lines() {
+            let whole = text
+                .split_inclusive('\n')
+                .filter_map(|line| line.strip_suffix('\n'));
+            for line in whole {
                 let words: Vec<_> = line.split(' ').collect();
                 let number = |at: usize| words[at].parse::<u64>().unwrap();
                 match words[0] {
