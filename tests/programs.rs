@@ -20,7 +20,10 @@ use tokio::{
     sync::{Mutex, MutexGuard},
     time::{Instant, sleep, timeout},
 };
-use tonic_fleet::{Channel, State};
+use tonic_fleet::{
+    Channel, State,
+    register::heartbeat::{Agents, Presence},
+};
 
 /// What is measured here is not to be measured beside something else that runs flat out.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -501,4 +504,53 @@ fn processes_with(words: &str) -> Vec<String> {
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
     let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
     lines.filter(|line| line.contains(words)).collect()
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_is_lost_and_one_that_is_asked_to_end_is_offline() {
+    let etcd = Etcd::start().await;
+    let url = format!("{}?prefix=/os/region/", etcd.url())
+        .parse()
+        .unwrap();
+    let mut seen = Agents::open(&url).unwrap().follow().await;
+    let mut until = async |what: &str, is: &dyn Fn(Presence) -> bool| {
+        let reading = async {
+            while !seen.get("eu-1").is_some_and(|one| is(one.presence())) {
+                drop(seen.next().await);
+            }
+        };
+        let read = timeout(Duration::from_secs(30), reading).await;
+        read.unwrap_or_else(|_| panic!("{what} is never seen"));
+    };
+    let online = |presence| presence == Presence::Online;
+    let agent = || Running::start("agent", &format!("run eu-1 {}", etcd.url()));
+
+    let first = agent();
+    until("online", &online).await;
+    first.signal(Signal::SIGKILL);
+    until("lost", &|now| matches!(now, Presence::Lost { .. })).await;
+    let second = agent();
+    until("online", &online).await;
+    second.signal(Signal::SIGTERM);
+    let ended = second.ended().await;
+
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    until("offline", &|now| matches!(now, Presence::Offline { .. })).await;
+    assert_eq!(first.ended().await.code, None);
+}
+
+#[tokio::test]
+async fn a_fleet_moves_from_one_layout_to_another_and_no_call_is_lost() {
+    let _alone = alone().await;
+    let etcd = Etcd::start().await;
+
+    let moved = run("migrate", &etcd.url()).await;
+
+    assert_eq!(moved.code, Some(0), "{moved:?}");
+    let last = moved.stdout.lines().last().unwrap();
+    assert!(
+        last.starts_with("servers stand in json: ") && last.contains(" 0 failed"),
+        "{last}"
+    );
+    println!("{}", moved.stdout);
 }

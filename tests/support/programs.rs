@@ -208,6 +208,10 @@ fn built() -> &'static PathBuf {
                 "echo_client",
                 "--example",
                 "demo",
+                "--example",
+                "agent",
+                "--example",
+                "migrate",
             ])
             .args(if cfg!(debug_assertions) {
                 &[][..]
