@@ -176,8 +176,8 @@ async fn story(agents: &Agents) -> Result<()> {
     until(&mut seen, "us-1", is_online).await;
     // All that keeps it alive ends at once, as when a process is killed.
     elsewhere.shutdown_background();
-    drop(started);
     until(&mut seen, "us-1", is_gone).await;
+    drop(started);
 
     println!("both are cleaned away:");
     for id in seen.clean(Duration::ZERO).await? {

@@ -33,6 +33,9 @@
 //! # }
 //! ```
 //!
+//! [`Registry::from_env`] takes both from the environment: `FLEET_REGISTRY`, or the variables that older
+//! programs have.
+//!
 //! While the [`Registration`] lives, the instance is in the registry, whatever happens to the registry. At
 //! SIGINT or SIGTERM it is marked as draining, withdrawn, and clients are given a moment to notice.
 //!

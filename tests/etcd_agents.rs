@@ -75,9 +75,11 @@ impl Elsewhere {
         }
     }
 
-    /// All of it stops, in the middle of whatever it did, as after SIGKILL.
-    fn crash(mut self) {
+    /// All of it stops, in the middle of whatever it did, as after SIGKILL. Dropped too early, the handle
+    /// might still be heard there.
+    fn crash(mut self) -> Agent {
         self.runtime.take().unwrap().shutdown_background();
+        self.agent.take().unwrap()
     }
 
     /// Nothing there runs until the answer is dropped, as after SIGSTOP.
@@ -238,7 +240,7 @@ async fn a_crash_loses_only_the_heartbeat_and_a_stop_is_seen_as_one() {
     let first = Elsewhere::start(&etcd, "2s").await;
     assert_eq!(next(&mut seen).await, "online");
     let began = seen.get("eu-1").unwrap().started_at().unwrap();
-    first.crash();
+    let _dead = first.crash();
     let crashed = SystemTime::now();
     assert_eq!(next(&mut seen).await, "lost");
     let Presence::Lost { since } = seen.get("eu-1").unwrap().presence() else {
@@ -272,7 +274,7 @@ async fn an_agent_that_restarts_after_a_crash_waits_for_its_old_lease_and_is_bac
     let first = Elsewhere::start(&etcd, "5s").await;
     let (_, old, _) = value(&etcd, HEARTBEAT).await.unwrap();
 
-    first.crash();
+    let _dead = first.crash();
     let second = start(&etcd).await;
     assert_eq!(second.state(), State::Retrying);
     let why = second.error().unwrap().chain();

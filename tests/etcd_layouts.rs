@@ -13,7 +13,7 @@ use std::{
 };
 
 use etcd::Etcd;
-use etcd_client::{EventType, GetOptions, WatchOptions};
+use etcd_client::{EventType, GetOptions, Permission, WatchOptions};
 use reader::Reader;
 use tokio::{net::TcpListener, time::timeout};
 use tonic_fleet::{
@@ -363,5 +363,33 @@ async fn layouts_that_would_read_each_other_are_refused_before_anything_is_writt
         assert!(refused.chain().contains(why), "{}", refused.chain());
     }
 
+    assert_eq!(leases(&etcd, [NAMED, OURS]).await, [0; 2]);
+}
+
+#[tokio::test]
+async fn a_layout_that_may_not_be_written_does_not_keep_a_server_out_of_the_other() {
+    let mut etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let ours = Permission::read_write("/services/").with_prefix();
+    client.role_add("ours").await.unwrap();
+    client.role_grant_permission("ours", ours).await.unwrap();
+    client.user_add("greeter", "hunter2", None).await.unwrap();
+    client.user_grant_role("greeter", "ours").await.unwrap();
+    etcd.lock_up("hunter3").await;
+    let login = format!("etcd://greeter:hunter2@{}", etcd.address());
+    let url = format!("{login}?layout=kratos,json&ttl=2s")
+        .parse()
+        .unwrap();
+    let registrar = Registrar::new(url).unwrap().check(false);
+    let server = Instance::at("10.0.0.1:1").unwrap().id("a").unwrap();
+
+    let registration = registrar.register("greeter", server).await.unwrap();
+
+    assert_eq!(registration.state(), State::Denied);
+    let why = registration.error().unwrap().chain();
+    assert!(why.contains(NAMED) && !why.contains("hunter"), "{why}");
+    let [named, ours] = leases(&etcd, [NAMED, OURS]).await;
+    assert!(named == 0 && ours != 0);
+    registration.close().await.unwrap();
     assert_eq!(leases(&etcd, [NAMED, OURS]).await, [0; 2]);
 }

@@ -1,6 +1,6 @@
 //! How a key becomes ours, and whose it may be.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use tokio::time::Instant;
@@ -17,8 +17,8 @@ pub(super) struct Claim {
     pub(super) etcd: Etcd,
     /// The leases that were ours; what hangs on them is.
     pub(super) leases: Vec<i64>,
-    /// The stranger who neither answers nor leaves, and since when.
-    silent: Option<(i64, Instant)>,
+    /// The strangers who neither answer nor leave, and since when, by the keys that they have.
+    silent: BTreeMap<String, (i64, Instant)>,
 }
 
 /// A key to be written.
@@ -45,7 +45,7 @@ impl Claim {
         Self {
             etcd,
             leases: Vec::new(),
-            silent: None,
+            silent: BTreeMap::new(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Claim {
             let answer = self.etcd.txn(format!("register {}", entry.key), txn);
             let answer = answer.await?;
             if answer.succeeded() {
-                self.silent = None;
+                self.silent.remove(entry.key);
                 return Ok(answer.header().map_or(0, |header| header.revision()));
             }
             let found = answer.op_responses().into_iter().find_map(|op| match op {
@@ -119,11 +119,11 @@ impl Claim {
             Life::Refuses => Ok(()),
             Life::Silent => {
                 let now = Instant::now();
-                let since = match self.silent {
-                    Some((lease, since)) if lease == kv.lease => since,
+                let since = match self.silent.get(key) {
+                    Some(&(lease, since)) if lease == kv.lease => since,
                     _ => now,
                 };
-                self.silent = Some((kv.lease, since));
+                self.silent.insert(key.to_owned(), (kv.lease, since));
                 if now >= since + SILENCE {
                     return Err(stranger("keeps it, though it does not answer us"));
                 }
