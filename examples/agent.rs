@@ -9,10 +9,14 @@
 //! The two sides may be programs of their own: `-- run eu-1` is an agent until Ctrl-C, which may also be killed;
 //! `-- watch` is the control plane. A URL behind that, or `FLEET_REGISTRY`, names another etcd.
 
-use std::{env, process::ExitCode, time::Duration};
+use std::{env, io, process::ExitCode, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio::{runtime, time::interval};
+use tokio::{
+    runtime,
+    signal::unix::{self, SignalKind},
+    time::interval,
+};
 use tonic_fleet::{
     Error, ErrorKind, Result,
     register::heartbeat::{Agents, Event, Following, Seen},
@@ -67,20 +71,23 @@ fn agents(url: Option<&str>) -> Result<Agents> {
 
 /// An agent, until the process is asked to end.
 async fn run(agents: &Agents, id: &str) -> Result<()> {
-    let agent = agents
-        .start(
-            id,
-            &Region {
-                city: "Lyon".into(),
-            },
-        )
-        .await?;
+    // Heard from the start, so that it stops in order however early it is asked to.
+    let mut terminate = unix::signal(SignalKind::terminate()).map_err(failed("hear signals"))?;
+    let agent = agents.start(id, &region("Lyon")).await?;
     println!(
         "{id} is {}, at {}; Ctrl-C stops it in order",
         agent.state(),
         agent.key()
     );
-    agent.until_signal().await
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    agent.close().await
+}
+
+fn failed(doing: &str) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::new(ErrorKind::Unavailable, doing).because(error)
 }
 
 /// A control plane, until it is killed: tells who comes and goes, and cleans up.
@@ -169,8 +176,7 @@ async fn story(agents: &Agents) -> Result<()> {
 
     println!("us-1 starts, and crashes:");
     let elsewhere = runtime::Builder::new_multi_thread().enable_all().build();
-    let elsewhere = elsewhere
-        .map_err(|error| Error::new(ErrorKind::Unavailable, "start a runtime").because(error))?;
+    let elsewhere = elsewhere.map_err(failed("start a runtime"))?;
     let members = agents.clone();
     let started = elsewhere.spawn(async move { members.start("us-1", &region("Reno")).await });
     until(&mut seen, "us-1", is_online).await;
