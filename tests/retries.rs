@@ -167,6 +167,31 @@ async fn cancelling_a_call_cancels_every_attempt() {
     assert_eq!(servers, [0, 1, 2]);
 }
 
+#[tokio::test]
+async fn over_sockets_a_loser_is_cancelled_and_so_is_every_attempt_of_a_dropped_call() {
+    let hedge = Hedge::after(20 * MS);
+    let first = AtomicUsize::new(0);
+    let office = Office::on_sockets(3, hedged(hedge), move |_| {
+        // The second attempt of the first call answers, and nobody else.
+        if first.fetch_add(1, SeqCst) == 1 {
+            well()
+        } else {
+            Act::Never
+        }
+    })
+    .await;
+
+    office.call("answered").await.unwrap();
+    let loser = office.record.cancelled(1).await;
+    let gave_up = timeout(200 * MS, office.call("dropped")).await;
+
+    assert_eq!(loser, office.record.of("answered")[..1]);
+    assert!(gave_up.is_err());
+    let sent = office.record.of("dropped").len();
+    assert!(sent >= 1, "{sent}");
+    assert!(office.record.cancelled(1 + sent).await.len() > sent);
+}
+
 #[tokio::test(start_paused = true)]
 async fn methods_without_a_policy_are_never_hedged() {
     let with =

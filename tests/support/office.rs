@@ -15,11 +15,21 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue};
-use http_body_util::BodyExt;
-use tokio::{sync::watch, time::sleep};
+use bytes::Bytes;
+use http::{HeaderMap, request::Parts};
+use http_body_util::{BodyExt, Full};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status, body::Body, server::NamedService, transport::Server};
-use tonic_fleet::{Builder, Channel, ServedBy, resolve::Publisher};
+use tonic_fleet::{
+    Builder, Channel, Instance, ServedBy,
+    resolve::{Fixed, Publisher},
+};
 
 use crate::{
     echo::{Echo, EchoClient, EchoRequest, EchoServer},
@@ -29,10 +39,18 @@ use crate::{
 /// A channel to servers that a test directs.
 pub struct Office {
     pub channel: Channel,
-    pub net: Net,
     pub record: Record,
-    pub servers: Vec<Running>,
-    _publisher: Publisher,
+    _alive: Alive,
+}
+
+enum Alive {
+    Memory {
+        _servers: Vec<Running>,
+        _publisher: Publisher,
+    },
+    Sockets {
+        _servers: Vec<AbortOnDropHandle<()>>,
+    },
 }
 
 /// What a server does with an attempt.
@@ -41,8 +59,13 @@ pub enum Act {
     Answers(Duration),
     /// Reads the request, and fails without headers.
     Fails(Status),
+    /// Works for it at one of these desks, so long as is said when it gets there.
+    Works(Arc<Semaphore>, Takes),
     Never,
 }
+
+/// How long work takes at the moment.
+pub type Takes = Box<dyn Fn() -> Duration + Send>;
 
 /// An attempt as its server sees it.
 pub struct Visit {
@@ -89,17 +112,10 @@ impl Office {
         let (publisher, resolve) = ByHand::new();
         let builder = Channel::over("greeter".parse().unwrap(), resolve);
         let channel = with(builder.connect_with(net.clone())).build().unwrap();
-        let (record, plot) = (Record::default(), Arc::new(plot));
+        let (record, plot): (_, Arc<Plot>) = (Record::default(), Arc::new(plot));
         let servers: Vec<_> = (0..n)
             .map(|number| {
-                let id = format!("s{number}");
-                let echo = Echo::new(&id);
-                let clerk = Clerk {
-                    number,
-                    plot: Arc::clone(&plot) as Arc<Plot>,
-                    record: record.clone(),
-                    echo: EchoServer::new(echo.clone()),
-                };
+                let (id, echo, clerk) = Clerk::new(number, &plot, &record);
                 net.serve_with(Server::builder(), &id, &format!("{id}.test:1"), echo, clerk)
             })
             .collect();
@@ -107,10 +123,39 @@ impl Office {
         channel.ready(n).await;
         Self {
             channel,
-            net,
             record,
-            servers,
-            _publisher: publisher,
+            _alive: Alive::Memory {
+                _servers: servers,
+                _publisher: publisher,
+            },
+        }
+    }
+
+    /// The same over sockets.
+    pub async fn on_sockets(
+        n: usize,
+        with: impl FnOnce(Builder) -> Builder,
+        plot: impl Fn(&Visit) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let (record, plot): (_, Arc<Plot>) = (Record::default(), Arc::new(plot));
+        let (mut servers, mut instances) = (Vec::new(), Vec::new());
+        for number in 0..n {
+            let (id, _, clerk) = Clerk::new(number, &plot, &record);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let instance = Instance::at(listener.local_addr().unwrap()).unwrap();
+            instances.push(instance.id(id).unwrap());
+            let router = Server::builder().add_service(clerk);
+            let serving = router.serve_with_incoming(TcpListenerStream::new(listener));
+            let serving = tokio::spawn(async move { serving.await.unwrap() });
+            servers.push(AbortOnDropHandle::new(serving));
+        }
+        let builder = Channel::over("greeter".parse().unwrap(), Fixed::new(instances));
+        let channel = with(builder).build().unwrap();
+        channel.ready(n).await;
+        Self {
+            channel,
+            record,
+            _alive: Alive::Sockets { _servers: servers },
         }
     }
 
@@ -188,6 +233,18 @@ impl Drop for Witness {
 }
 
 impl Clerk {
+    fn new(number: usize, plot: &Arc<Plot>, record: &Record) -> (String, Echo, Self) {
+        let id = format!("s{number}");
+        let echo = Echo::new(&id);
+        let clerk = Self {
+            number,
+            plot: Arc::clone(plot),
+            record: record.clone(),
+            echo: EchoServer::new(echo.clone()),
+        };
+        (id, echo, clerk)
+    }
+
     async fn serve(mut self, request: http::Request<Body>) -> http::Response<Body> {
         let nth = self.record.visit(self.number, request.headers());
         let mut witness = Witness(self.record.clone(), self.number, false);
@@ -202,17 +259,24 @@ impl Clerk {
         let answer = match (self.plot)(&visit) {
             Act::Answers(after) => {
                 sleep(after).await;
-                let body = Body::new(http_body_util::Full::new(all));
-                let mut request = http::Request::from_parts(head, body);
-                let encoding = HeaderValue::from_static("application/grpc");
-                request.headers_mut().insert("content-type", encoding);
-                tower::Service::call(&mut self.echo, request).await.unwrap()
+                self.echo(head, all).await
+            }
+            Act::Works(desks, time) => {
+                let at_a_desk = desks.acquire_owned().await.unwrap();
+                sleep(time()).await;
+                drop(at_a_desk);
+                self.echo(head, all).await
             }
             Act::Fails(status) => status.into_http(),
             Act::Never => std::future::pending().await,
         };
         witness.2 = true;
         answer
+    }
+
+    async fn echo(&mut self, head: Parts, all: Bytes) -> http::Response<Body> {
+        let request = http::Request::from_parts(head, Body::new(Full::new(all)));
+        tower::Service::call(&mut self.echo, request).await.unwrap()
     }
 }
 
