@@ -11,6 +11,8 @@ use std::{
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
+use again::Among;
+
 use super::{
     Answer, Calling, Channel, ServedBy, Shared, View,
     admitted::Admitted,
@@ -77,10 +79,9 @@ struct Attempts {
     deadline: Option<Instant>,
     /// When a call without a deadline has waited long enough; set when it first waits.
     patience: Option<Instant>,
-    /// Where other attempts of the same call went, so many of them; and then where this one could not be
-    /// sent, in this view or since the last wait.
+    /// Where other attempts of the same call went; and then where this one could not be sent, in this view or
+    /// since the last wait.
     tried: Vec<InstanceId>,
-    been: u32,
     /// Why it was refused, if it was: that may happen once.
     refused: Option<InstanceId>,
     outgoing: Outgoing,
@@ -88,10 +89,8 @@ struct Attempts {
     /// Until there is an answer to watch, which then has it. None where the call counts as a whole, and not
     /// each of its attempts.
     counted: Option<Counted>,
-    /// What it is of a call that may be sent more than once.
-    again: Option<Attempt>,
-    /// How often it was sent.
-    sent: u32,
+    /// What it is of a call that may be sent more than once. In a box: most calls may not, and are small.
+    again: Option<Box<Among>>,
 }
 
 impl Attempts {
@@ -125,13 +124,11 @@ impl Attempts {
             channel,
             patience: None,
             tried: Vec::new(),
-            been: 0,
             refused: None,
             outgoing: Outgoing::new(request),
             admitted,
             counted,
-            again,
-            sent: 0,
+            again: again.map(|attempt| Box::new(Among::new(attempt))),
         };
         if let Some(keep) = keep {
             call.outgoing = call.outgoing.keep(keep);
@@ -283,7 +280,7 @@ impl Attempts {
     }
 
     fn choose(&mut self, view: &View) -> Option<Chosen> {
-        if self.been > 0 {
+        if self.been() > 0 {
             self.look_elsewhere(view);
         }
         if let Some(chosen) = self.choose_directed(view) {
@@ -296,7 +293,7 @@ impl Attempts {
         }
         let ready = &view.ready;
         let mut endpoint = self.picked(view)?;
-        if self.been > 0 {
+        if self.been() > 0 {
             endpoint = self.picked_elsewhere(view, endpoint);
         }
         let limit = self.channel.shared.breaker;
@@ -403,7 +400,7 @@ impl Attempts {
         ready: &'r Endpoints,
     ) -> impl Iterator<Item = (&'r Endpoint, Arc<Connection>)> + 'r {
         let refused = self.refused.as_ref().filter(|refused| {
-            let own = &self.tried[self.been as usize..];
+            let own = &self.tried[self.been()..];
             let times = own.iter().filter(|id| id == refused).count();
             times < 2 && self.usable_of(ready).next().is_none()
         });
@@ -448,7 +445,7 @@ impl Attempts {
                         in_flight.is_answered(now);
                         match (&self.counted, &self.again) {
                             (Some(counted), _) => counted.answered(now),
-                            (None, Some(again)) => again.answered(now),
+                            (None, Some(again)) => again.attempt.answered(now),
                             (None, None) => {}
                         }
                     }

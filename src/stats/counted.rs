@@ -54,6 +54,11 @@ impl Counted {
         self.attempt(attempt);
     }
 
+    /// Whether the next attempt will not be the first.
+    pub(crate) fn is_again(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// The next attempt is made for this reason.
     pub(crate) fn again(&mut self, why: Why) {
         let n = &mut self.again[why as usize];

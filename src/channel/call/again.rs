@@ -14,18 +14,43 @@ use crate::{
         limit::tighter,
     },
     endpoint::InFlight,
+    stats::Counted,
     transport::Peer,
 };
 
+/// What an attempt knows of the others of its call.
+pub(super) struct Among {
+    pub(super) attempt: Attempt,
+    /// To so many of those that were tried the others went.
+    been: usize,
+    /// How often it was sent.
+    sent: u32,
+}
+
+impl Among {
+    pub(super) fn new(attempt: Attempt) -> Self {
+        Self {
+            attempt,
+            been: 0,
+            sent: 0,
+        }
+    }
+}
+
 impl Attempts {
+    /// To so many of those that were tried other attempts went.
+    #[inline]
+    pub(super) fn been(&self) -> usize {
+        self.again.as_ref().map_or(0, |again| again.been)
+    }
+
     /// What was tried counts no more, but for what other attempts of the call did.
     pub(super) fn begin_anew(&mut self) {
         self.tried.clear();
-        if let Some(again) = &self.again {
-            again.been(&mut self.tried);
+        if let Some(again) = &mut self.again {
+            again.attempt.been(&mut self.tried);
+            again.been = self.tried.len();
         }
-        // A call is sent a hundred times at most.
-        self.been = self.tried.len() as u32;
         self.tried.extend(self.refused.clone());
     }
 
@@ -37,7 +62,7 @@ impl Attempts {
             let mut others = scope.iter().filter(|one| !been.contains(one.id()));
             others.any(|one| connected(one).next().is_some())
         };
-        let been = &self.tried[..self.been as usize];
+        let been = &self.tried[..self.been()];
         let kept = match (beside(been), been) {
             (true, _) => been.len(),
             (false, [.., last]) if beside(std::slice::from_ref(last)) => 1,
@@ -46,7 +71,9 @@ impl Attempts {
         let gone = been.len() - kept;
         drop(scope);
         self.tried.drain(..gone);
-        self.been = kept as u32;
+        if let Some(again) = &mut self.again {
+            again.been = kept;
+        }
     }
 
     /// Another by the policy's own lights is better than one by chance.
@@ -60,16 +87,18 @@ impl Attempts {
 
     /// It leaves for this server.
     pub(super) fn leaves(&mut self, peer: &Arc<Peer>, in_flight: &mut InFlight) {
-        if let Some(again) = &self.again {
-            again.goes_to(&peer.id, self.sent == 0);
+        let why = self.why();
+        if let Some(again) = &mut self.again {
+            again.attempt.goes_to(&peer.id, again.sent == 0);
+            again.sent += 1;
         }
         match (&mut self.counted, &self.again) {
             (Some(counted), _) => counted.attempt(in_flight),
-            (None, Some(again)) => again.counts(in_flight, self.why()),
+            (None, Some(again)) => again.attempt.counts(in_flight, why),
             (None, None) => {}
         }
         if let Some(each) = &self.channel.shared.each_attempt {
-            let (number, why) = (self.again.as_ref().map_or(0, |a| a.number), self.why());
+            let number = self.again.as_ref().map_or(0, |a| a.attempt.number);
             let (path, headers) = self.outgoing.path_and_headers();
             each.leaves(&mut Leaving {
                 path,
@@ -79,21 +108,21 @@ impl Attempts {
                 server: &ServedBy::by(peer),
             });
         }
-        self.sent += 1;
     }
 
     /// Why it leaves now.
     fn why(&self) -> Why {
         match &self.again {
-            _ if self.sent > 0 => Why::Unseen,
-            Some(again) => again.why,
+            Some(again) if again.sent > 0 => Why::Unseen,
+            Some(again) => again.attempt.why,
+            None if self.counted.as_ref().is_some_and(Counted::is_again) => Why::Unseen,
             None => Why::Called,
         }
     }
 
     /// When it must have an answer: the call's deadline, or the end of what one attempt may take.
     pub(super) fn until_when(&self) -> Option<Instant> {
-        let limit = self.again.as_ref().and_then(Attempt::limit);
+        let limit = self.again.as_ref().and_then(|again| again.attempt.limit());
         let own = limit.and_then(|limit| Instant::now().checked_add(limit));
         tighter(self.deadline, own)
     }
