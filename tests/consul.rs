@@ -6,6 +6,8 @@
 mod consul;
 #[path = "../examples/echo/mod.rs"]
 mod echo;
+#[path = "support/entered.rs"]
+mod entered;
 #[path = "support/fleet.rs"]
 mod fleet;
 #[path = "support/proxy.rs"]
@@ -14,7 +16,6 @@ mod proxy;
 mod reader;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -23,18 +24,19 @@ use std::{
 };
 
 use consul::Consul;
+use entered::Entered;
 use fleet::Fleet;
-use proxy::{Mode, Proxy};
+use proxy::Proxy;
 use reader::Reader;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tonic_fleet::{
-    ErrorKind, Instance, InstanceId, Register, Registrar, Registration, ServiceName,
+    ErrorKind, Instance, Register, Registrar, Registration, ServiceName,
     consul::{Check, Registry},
     health::{self, Checks},
     register::State,
     resolve::Resolve,
-    testing::{Backend, Done, Stop, conform},
+    testing::conform,
 };
 
 const TTL: Duration = Duration::from_secs(2);
@@ -48,7 +50,7 @@ fn a() -> Instance {
 }
 
 /// A registry with a short time to live and a short grace.
-fn at(address: &str) -> Registry {
+fn short(address: &str) -> Registry {
     let registry = Registry::at(address).unwrap();
     registry.ttl(TTL).grace(Duration::from_millis(500))
 }
@@ -81,7 +83,7 @@ async fn a_check_is_critical_while_the_server_is_unwell_and_says_why() {
         return;
     }
     let consul = Consul::start().await;
-    let registry = at(&consul.address());
+    let registry = short(&consul.address());
     let well = Arc::new(AtomicBool::new(true));
     let own = Arc::clone(&well);
     let ask = health::ask(move || {
@@ -121,7 +123,7 @@ async fn what_the_agent_itself_finds_out_makes_a_suspect() {
     }
     let consul = Consul::start().await;
     let check = Check::grpc("").every(Duration::from_secs(1));
-    let registry = at(&consul.address()).check(check);
+    let registry = short(&consul.address()).check(check);
     let mut reader = read(&registry);
 
     // It says that it is well, and nobody listens there.
@@ -165,9 +167,9 @@ async fn over_tls_both_sides_prove_who_they_are() {
     let (chain, key) = identity();
     let trusting = |ca: String| Tls::new().ca_pem(ca).identity_pem(&chain, &key);
 
-    let refused = at(&https).tls(trusting(other.pem())).unwrap();
+    let refused = short(&https).tls(trusting(other.pem())).unwrap();
     let refused = refused.register(&greeter(), a()).await.unwrap_err();
-    let right = at(&https).tls(trusting(ca.pem())).unwrap();
+    let right = short(&https).tls(trusting(ca.pem())).unwrap();
     let registration = right.register(&greeter(), a()).await.unwrap();
     let mut reader = read(&right);
 
@@ -181,107 +183,6 @@ async fn over_tls_both_sides_prove_who_they_are() {
     registration.close().await.unwrap();
 }
 
-/// Servers that somebody else enters into the catalog, seen through a line that can be cut.
-struct OnConsul {
-    consul: Arc<Consul>,
-    line: Proxy,
-    written: HashMap<(ServiceName, InstanceId), Instance>,
-}
-
-/// Long enough for a reader to see a mark.
-const NOTICED: Duration = Duration::from_millis(400);
-
-impl OnConsul {
-    async fn before(consul: &Arc<Consul>) -> Self {
-        Self {
-            line: Proxy::before(&consul.address()).await,
-            consul: Arc::clone(consul),
-            written: HashMap::new(),
-        }
-    }
-
-    /// In transactions as large as Consul allows.
-    async fn write(&self, verb: &str, services: Vec<Value>) {
-        let change = |service: Value| json!({ "Service": { "Verb": verb, "Node": "else", "Service": service } });
-        let changes: Vec<_> = services.into_iter().map(change).collect();
-        for changes in changes.chunks(64) {
-            self.consul.put("/v1/txn", &json!(changes)).await;
-        }
-    }
-
-    async fn enter(&self, service: &ServiceName, instances: &[Instance]) {
-        // Another node than the agent's, which would put its own services right.
-        let node = json!({ "Node": "else", "Address": "10.0.0.9" });
-        self.consul.put("/v1/catalog/register", &node).await;
-        let entry = |instance: &Instance| {
-            let whole = serde_json::to_string(instance).unwrap();
-            json!({
-                "ID": format!("{service}/{}", instance.id),
-                "Service": service.as_str(),
-                "Tags": [format!("instance={whole}")],
-                "Meta": { "fleet-owner": "somebody" },
-                "Weights": { "Passing": 1, "Warning": 1 },
-            })
-        };
-        self.write("set", instances.iter().map(entry).collect())
-            .await;
-    }
-}
-
-impl Backend for OnConsul {
-    fn resolver(&self) -> Arc<dyn Resolve> {
-        Arc::new(at(&self.line.address()))
-    }
-
-    fn registrar(&self) -> Result<Arc<dyn Register>, Stop> {
-        Ok(Arc::new(at(&self.line.address())))
-    }
-
-    async fn put(&mut self, service: &ServiceName, instances: &[Instance]) -> Done {
-        for instance in instances {
-            let place = (service.clone(), instance.id.clone());
-            self.written.insert(place, instance.clone());
-        }
-        self.enter(service, instances).await;
-        Ok(())
-    }
-
-    async fn remove(&mut self, service: &ServiceName, ids: &[InstanceId]) -> Done {
-        let left = ids.iter().map(|id| {
-            let instance = self.written.remove(&(service.clone(), id.clone()));
-            instance.unwrap().serving(false)
-        });
-        let marked: Vec<_> = left.collect();
-        self.enter(service, &marked).await;
-        sleep(NOTICED).await;
-        self.vanish(service, ids).await
-    }
-
-    async fn vanish(&mut self, service: &ServiceName, ids: &[InstanceId]) -> Done {
-        let gone = ids
-            .iter()
-            .map(|id| json!({ "ID": format!("{service}/{id}"), "Service": service.as_str() }));
-        self.write("delete", gone.collect()).await;
-        Ok(())
-    }
-
-    async fn cut(&mut self) -> Done {
-        self.line.set(Mode::Reset);
-        Ok(())
-    }
-
-    async fn heal(&mut self) -> Done {
-        self.line.set(Mode::Pass);
-        Ok(())
-    }
-
-    async fn expire(&mut self, service: &ServiceName, id: &InstanceId) -> Done {
-        let path = format!("/v1/agent/service/deregister/{service}/{id}");
-        self.consul.put(&path, &Value::Null).await;
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_registry_behind_an_agent_keeps_its_word() {
     if !consul::exists() {
@@ -289,7 +190,7 @@ async fn a_registry_behind_an_agent_keeps_its_word() {
     }
     let consul = Arc::new(Consul::start().await);
 
-    let report = conform(async || OnConsul::before(&consul).await).await;
+    let report = conform(async || Entered::before(&consul, short).await).await;
 
     println!("{report}");
     report.assert_held_but(&[]);
@@ -301,7 +202,7 @@ async fn a_registration_passes_drains_and_leaves_with_nothing_left_behind() {
         return;
     }
     let consul = Consul::start().await;
-    let registry = at(&consul.address()).tag("primary").check(Check::tcp());
+    let registry = short(&consul.address()).tag("primary").check(Check::tcp());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Instance::at(listener.local_addr().unwrap()).unwrap();
     let server = server.id("a").unwrap();
@@ -344,7 +245,7 @@ async fn what_others_registered_is_found_with_its_weight_and_health() {
         return;
     }
     let consul = Consul::start().await;
-    let registry = at(&consul.address());
+    let registry = short(&consul.address());
     let mut reader = read(&registry);
     // As kratos writes it.
     let theirs = json!({
@@ -397,7 +298,7 @@ async fn one_who_is_critical_for_longer_than_the_grace_is_gone() {
         return;
     }
     let consul = Consul::start().await;
-    let registry = at(&consul.address());
+    let registry = short(&consul.address());
     let theirs = json!({
         "Name": "greeter", "Port": 9000, "Address": "10.0.0.5",
         "Weights": { "Passing": 7, "Warning": 2 },
@@ -430,9 +331,9 @@ async fn a_query_costs_one_request_a_change_and_one_a_wait() {
     let consul = Consul::start().await;
     let proxy = Proxy::before(&consul.address()).await;
     let wait = Duration::from_secs(2);
-    let registry = at(&proxy.address()).wait(wait);
+    let registry = short(&proxy.address()).wait(wait);
     // Renewed several times a second, which is no change.
-    let other = at(&consul.address());
+    let other = short(&consul.address());
     let registration = other.register(&greeter(), a()).await.unwrap();
     let mut readers = [(); 4].map(|()| read(&registry));
     for reader in &mut readers {
@@ -473,7 +374,7 @@ async fn an_agent_that_stands_still_is_stale_when_the_wait_is_over() {
         return;
     }
     let consul = Consul::start().await;
-    let registry = at(&consul.address()).wait(Duration::from_secs(1));
+    let registry = short(&consul.address()).wait(Duration::from_secs(1));
     let registration = registry.register(&greeter(), a()).await.unwrap();
     let mut reader = read(&registry);
     knows(&mut reader, "registered", |i| *i == a()).await;
@@ -503,7 +404,7 @@ async fn a_token_opens_and_a_wrong_one_is_told_once_and_recovers() {
     consul.token = Some("5ecre7".into());
     consul.restart().await;
 
-    let wrong = at(&consul.address()).token("wr0ng").unwrap();
+    let wrong = short(&consul.address()).token("wr0ng").unwrap();
     let refused = wrong.register(&greeter(), a()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     let mut shut_out = read(&wrong);
@@ -512,7 +413,7 @@ async fn a_token_opens_and_a_wrong_one_is_told_once_and_recovers() {
     let said = format!("{} {refused:?} {:?}", refused.chain(), shut_out.stale);
     assert!(said.contains("403") && !said.contains("wr0ng"), "{said}");
 
-    let right = at(&consul.address()).token("5ecre7").unwrap();
+    let right = short(&consul.address()).token("5ecre7").unwrap();
     let registration = right.register(&greeter(), a()).await.unwrap();
     let mut reader = read(&right);
     knows(&mut reader, "registered", |i| *i == a()).await;

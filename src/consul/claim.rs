@@ -1,6 +1,6 @@
 //! Whose a service is that stands with an agent.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -19,8 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Claim {
     agent: Agent,
-    /// The stranger who neither answers nor leaves, and since when.
-    silent: Option<(String, Instant)>,
+    /// The strangers who neither answer nor leave, by the id that they have, and since when.
+    silent: BTreeMap<String, (String, Instant)>,
 }
 
 /// A question that an agent answers from its own memory.
@@ -40,7 +40,7 @@ impl Claim {
     pub(super) fn new(agent: Agent) -> Self {
         Self {
             agent,
-            silent: None,
+            silent: BTreeMap::new(),
         }
     }
 
@@ -63,7 +63,7 @@ impl Claim {
         let standing = match self.standing(id).await? {
             Some(standing) if !standing.is_written_by(owner) => standing,
             standing => {
-                self.silent = None;
+                self.silent.remove(id);
                 return Ok(standing.is_some());
             }
         };
@@ -86,11 +86,11 @@ impl Claim {
     fn is_silent(&mut self, id: &str, standing: &Service, other: &Instance) -> Error {
         let owner = standing.meta.get(OWNER).cloned().unwrap_or_default();
         let now = Instant::now();
-        let since = match &self.silent {
+        let since = match self.silent.get(id) {
             Some((who, since)) if *who == owner => *since,
             _ => now,
         };
-        self.silent = Some((owner, since));
+        self.silent.insert(id.to_owned(), (owner, since));
         if now >= since + SILENCE {
             return stranger(id, other, "keeps it, though it does not answer us");
         }
