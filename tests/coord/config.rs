@@ -285,7 +285,10 @@ async fn watched_under_faults(writes: usize) {
             0 => proxy.set(Mode::Reset),
             1 => etcd.restart().await,
             2 => {
-                // What is compacted before it is heard is gone.
+                // What is compacted before it is heard is gone; nothing else is, whatever came before.
+                let stands = revision(&etcd).await;
+                let caught_up = heard.wait_for(|heard| *heard >= stands);
+                timeout(SOON, caught_up).await.unwrap().unwrap();
                 proxy.set(Mode::Refuse);
                 sleep(Duration::from_millis(100)).await;
                 let _nobody_writes = gate.write().await;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::{OnConflict, Sync};
@@ -28,6 +29,8 @@ pub struct Chunk {
     pub outcome: Result<i64>,
 }
 
+/// So many chunks are on their way at once.
+const AT_ONCE: usize = 4;
 /// No chunk has more bytes of values than this; etcd takes half as much again.
 const LARGEST: usize = 1 << 20;
 
@@ -45,30 +48,29 @@ impl<T> Batch<T> {
         self
     }
 
-    /// Writes all of it, chunk after chunk, and says what became of each.
+    /// Writes all of it, a few chunks at once, and says what became of each.
     ///
-    /// When etcd cannot be asked for one chunk, the rest are not tried. With [`OnConflict::Refuse`], a chunk is
+    /// When etcd cannot be asked for some, the rest are not tried. With [`OnConflict::Refuse`], a chunk is
     /// written only if every entity in it has the version that the mirror showed.
     pub async fn commit(self) -> Vec<Chunk> {
         let mut chunks = Vec::new();
         let mut failed: Option<Error> = None;
-        for writes in divided(self.writes) {
-            let outcome = match &failed {
-                None => commit(&self.sync, &writes).await,
+        let all = divided(self.writes);
+        for some in all.chunks(AT_ONCE) {
+            let outcomes = match &failed {
+                None => join_all(some.iter().map(|writes| commit(&self.sync, writes))).await,
                 Some(why) => {
                     let error = Error::new(ErrorKind::Unavailable, "write the rest: not tried");
-                    Err(error.because(why.clone()))
+                    vec![Err(error.because(why.clone())); some.len()]
                 }
             };
-            failed = failed.or_else(|| {
-                outcome
-                    .as_ref()
-                    .err()
-                    .filter(|why| why.is_transient())
-                    .cloned()
+            let mut transient = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+            failed = failed.or_else(|| transient.find(|why| why.is_transient()).cloned());
+            let done = some.iter().zip(outcomes).map(|(writes, outcome)| Chunk {
+                ids: writes.iter().map(|(id, _)| id.clone()).collect(),
+                outcome,
             });
-            let ids = writes.into_iter().map(|(id, _)| id).collect();
-            chunks.push(Chunk { ids, outcome });
+            chunks.extend(done);
         }
         chunks
     }
