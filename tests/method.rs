@@ -6,9 +6,19 @@ mod echo;
 #[path = "support/net.rs"]
 mod net;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use echo::{EchoClient, EchoRequest};
+use echo::{Echo, EchoClient, EchoRequest, EchoServer};
 use futures_util::{StreamExt, stream};
 use net::{ByHand, Net, Running};
 use tokio::{
@@ -16,13 +26,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, body::Body, server::NamedService, transport::Server};
 use tonic_fleet::{
     Builder, Channel, Direct, Endpoints, Event, Instance, InstanceId, ServedBy,
-    balance::{Call, Pick, Policy},
-    method::Method,
+    balance::{Call, Pick, Policy, RoundRobin},
+    health::Ejection,
+    method::{Method, Retry},
     resolve::{Change, Publisher},
 };
+use tower::Service;
 
 const UNARY: &str = "grpc.examples.echo.Echo/UnaryEcho";
 
@@ -552,25 +564,71 @@ async fn a_message_that_is_larger_than_its_method_allows_ends_the_call_when_it_c
     );
 }
 
+/// Answers every call with `UNAVAILABLE`, and counts them.
+#[derive(Clone, Default)]
+struct Failing(Arc<AtomicUsize>);
+
+impl NamedService for Failing {
+    const NAME: &'static str = <EchoServer<Echo> as NamedService>::NAME;
+}
+
+impl Service<http::Request<Body>> for Failing {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        self.0.fetch_add(1, SeqCst);
+        ready(Ok(Status::unavailable("as always").into_http()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directed_call_is_tried_again_where_it_may_go_and_nowhere_else() {
+    let net = Net::default();
+    let well = ["a", "b"].map(|id| net.serve(id));
+    let failing = Failing::default();
+    let (echo, server) = (Echo::new("c"), Server::builder());
+    let ill = net.serve_with(server, "c", "c.test:1", echo, failing.clone());
+    let (publisher, builder) = builder(&net);
+    let builder = builder.policy(RoundRobin::default()).budget(None);
+    let builder = builder.ejection(Ejection::off());
+    let builder = builder.method(UNARY, Method::new().retry(Retry::attempts(3)));
+    let channel = builder.build().unwrap();
+    let all = well.iter().chain([&ill]);
+    publisher.reset(all.map(|one| one.instance.clone()));
+    channel.ready(3).await;
+
+    let pinned = ask_directed(&channel, &Direct::to(id("c"))).await;
+    let tried = failing.0.swap(0, SeqCst);
+    let avoiding = who(&channel, &Direct::avoiding([id("a")]), 50).await;
+
+    assert_eq!(pinned.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(tried, 3, "there is nobody else to ask");
+    assert_eq!(avoiding, ["b".to_owned()].into());
+    assert!(failing.0.load(SeqCst) > 0, "it was tried, and failed");
+    assert_eq!(
+        well[0].echo.served(),
+        0,
+        "nobody went where nobody was to go"
+    );
+}
+
 #[cfg(feature = "server")]
 mod travel {
     //! A server that calls another on behalf of its caller.
 
-    use std::{
-        convert::Infallible,
-        future::Future,
-        pin::Pin,
-        sync::Mutex,
-        task::{Context, Poll},
-    };
+    use std::{pin::Pin, sync::Mutex};
 
     use tokio::time::sleep;
-    use tonic::{body::Body, server::NamedService, transport::Server};
     use tonic_fleet::deadline::{self, Deadline};
-    use tower::{Layer, Service};
+    use tower::Layer;
 
     use super::*;
-    use crate::echo::{Echo, EchoServer};
 
     /// Takes 30 ms, calls another if it knows one, and then answers.
     #[derive(Clone)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -631,4 +632,27 @@ fn who_is_asked_for_its_health_may_have_an_empty_name() {
         Some(String::new())
     );
     assert_eq!(health(json!({ "healthCheckConfig": {} })), None);
+}
+
+/// A document with one of each, to be spoilt.
+const WHOLE: &str = r#"{"methodConfig":[{"name":[{"service":"s","method":"m"}],"timeout":"1.5s",
+    "waitForReady":true,"maxRequestMessageBytes":10,"retryPolicy":{"maxAttempts":4,"initialBackoff":".1s",
+    "maxBackoff":"1s","backoffMultiplier":2e0,"retryableStatusCodes":["UNAVAILABLE",14]}}],
+    "retryThrottling":{"maxTokens":10,"tokenRatio":0.1},"loadBalancingConfig":[{"round_robin":{}}],
+    "healthCheckConfig":{"serviceName":""}}"#;
+
+proptest! {
+    #[test]
+    fn whatever_is_read_is_a_configuration_or_an_error(
+        at in 0..WHOLE.len(),
+        cut in 0_usize..20,
+        put in r#"[-0-9a-z{}\[\]",:.eEs/ ]{0,12}"#,
+    ) {
+        let end = (at + cut).min(WHOLE.len());
+        let spoilt = format!("{}{put}{}", &WHOLE[..at], &WHOLE[end..]);
+
+        if let Err(error) = spoilt.parse::<ServiceConfig>() {
+            prop_assert!(error.to_string().starts_with("service config: "), "{}", error);
+        }
+    }
 }
