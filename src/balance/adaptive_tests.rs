@@ -111,6 +111,32 @@ async fn a_stall_keeps_calls_away_before_any_has_ended_and_an_open_stream_does_n
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_answered_too_late_has_its_share_again_when_it_has_proved_itself() {
+    let mut fleet = among(5);
+    let usual = |nth| (about(MILLI * 5, nth), Code::Ok);
+    calls(&mut fleet, 200, |_, nth| usual(nth)).await;
+    let mut late = 0;
+    while late < 5 {
+        let call = fleet.call().unwrap();
+        let at = number(call.endpoint());
+        tokio::time::advance(MILLI * if at == 0 { 1_000 } else { 5 }).await;
+        if at == 0 {
+            late += 1;
+            call.late();
+        } else {
+            call.ended(Code::Ok);
+        }
+    }
+    assert_eq!(fleet.ready().len(), 4);
+
+    // Ten seconds for its trials, and as long again to come to its full weight.
+    calls(&mut fleet, 4_000, |_, nth| usual(nth)).await;
+    let given = calls(&mut fleet, 4_000, |_, nth| usual(nth)).await;
+
+    assert!(given[0] > 200, "{given:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_known_outlives_a_change_of_the_set() {
     let slow = |at, nth| {
         let mean = if at < 3 { MILLI * 200 } else { MILLI * 5 };

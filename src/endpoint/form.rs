@@ -115,6 +115,11 @@ impl Form {
         }
     }
 
+    /// Nothing is known of how soon it answers.
+    pub(super) fn forget(&self) {
+        self.latency.store(0, Relaxed);
+    }
+
     /// Microseconds to the head of a response; 0 while nothing is known.
     #[inline]
     pub(crate) fn latency(&self) -> f32 {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Form, InFlight, Latency, OLD_FAILURES, fade, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
-    health::{Alarm, Classify, Conduct, Counts, Ended, Notice, Outcome, PUSHBACK, Turn},
+    health::{Alarm, Classify, Conduct, Counts, Ended, Mode, Notice, Outcome, PUSHBACK, Turn},
     stats::{Attempted, Past},
 };
 
@@ -168,6 +168,14 @@ impl Vitals {
 
     pub(crate) fn conduct(&self) -> &Conduct {
         &self.conduct
+    }
+
+    /// From now on; who was let back is judged by what it does from then on.
+    pub(crate) fn treat(&self, mode: Mode, limit: u16) {
+        if mode == Mode::Free && !self.conduct.is_open() {
+            self.form.forget();
+        }
+        self.conduct.treat(mode, limit);
     }
 
     /// Counts a call, unless there are so many in flight already.
@@ -334,7 +342,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::health::{EndedBy, Mode};
+    use crate::health::EndedBy;
 
     fn ends(call: &mut InFlight, code: Code) {
         call.ended_by(EndedBy::Status, code);

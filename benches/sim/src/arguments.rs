@@ -39,7 +39,7 @@ Policies against each other in simulated fleets.
     --policies A,B,…        compares these; the first is the base of the ratios
     --seeds N               2 unless given
     --first-seed N          1000 unless given; what was tuned was tuned on others
-    --full                  ten seeds and all policies: about half an hour, where the default takes two minutes
+    --full                  ten seeds and all policies: more than half an hour, where the default takes a few minutes
     --exact                 the scenarios as they are written, and not each parameter up to a fifth off
     --json FILE             all figures of all runs
     --svg FOLDER            pictures: tails by scenario, and the share of a bad server over time

@@ -102,7 +102,7 @@ impl Set {
             Standing::Out => Mode::Barred,
             Standing::Trial => Mode::Trial,
         };
-        entry.vitals.conduct().treat(mode, self.ejector.limit(id));
+        entry.vitals.treat(mode, self.ejector.limit(id));
         entry.show(now);
         self.rank(id);
     }
