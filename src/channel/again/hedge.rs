@@ -30,6 +30,9 @@ struct Race<B> {
     pace: Arc<Pace>,
 }
 
+/// The least wait for an attempt that has yet to find somewhere to go.
+const LITTLE: Duration = Duration::from_millis(1);
+
 /// Sends the call, and sends it again while it takes long; the first answer is the call's, and the other
 /// attempts are cancelled.
 pub(crate) async fn hedge<B, F>(
@@ -95,7 +98,10 @@ impl<B> Race<B> {
             } else if self.call.sent >= self.attempts || !self.call.recording.is_whole() {
                 self.next = None;
             } else if self.waits_for_a_place() {
-                self.next = self.later(now);
+                // Never at once, whatever the delay: those that fly are to be looked at first.
+                let wait = self.delay.map_or(LITTLE, |delay| delay.max(LITTLE));
+                self.next = now.checked_add(wait);
+                return;
             } else if self.gates.let_through() {
                 self.fly(Why::Hedged, send);
             } else {

@@ -38,6 +38,16 @@ async fn without_a_delay_all_are_sent_at_once() {
     assert_eq!(stage.waits(), [0, 0]);
 }
 
+#[tokio::test]
+async fn a_delay_of_next_to_nothing_does_not_spin() {
+    let stage = Stage::with([Never, After(5 * MS, Fine.into())]);
+    let policy = Hedge::after(Duration::from_nanos(1));
+
+    let (code, _) = hedged(&stage, policy).await;
+
+    assert_eq!((code, stage.attempts()), (Code::Ok, 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_first_answer_cancels_the_others() {
     let stage = Stage::with([Never, Fine]);
