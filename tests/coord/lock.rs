@@ -362,7 +362,7 @@ async fn a_contended_lock_is_handed_over_at_once() {
     took.sort();
     println!("median {:?}, last {:?}", took[30], took[59]);
     // Go takes 51 ms or more; a machine that is busy must not fail this.
-    assert!(took[30] < Duration::from_millis(25), "{took:?}");
+    assert!(took[30] < Duration::from_millis(45), "{took:?}");
 }
 
 #[tokio::test]
