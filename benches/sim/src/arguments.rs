@@ -26,7 +26,13 @@ pub enum Asked {
 }
 
 /// Those that are compared unless others are asked for.
-const USUAL: [&str; 5] = ["tower", "plain_random", "least_loaded", "adaptive", "oracle"];
+const USUAL: [&str; 5] = [
+    "tower",
+    "plain_random",
+    "least_loaded",
+    "adaptive",
+    "oracle",
+];
 /// The seeds that nothing was tuned on begin here.
 const FIRST_SEED: u64 = 1000;
 const SEEDS: u64 = 2;
