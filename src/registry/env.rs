@@ -34,14 +34,6 @@ impl Kind {
             Self::Etcd => "etcd",
         }
     }
-
-    /// Where it is when nothing else is said.
-    const fn usual(self) -> &'static str {
-        match self {
-            Self::Consul => "consul://127.0.0.1:8500",
-            _ => "etcd://127.0.0.1:2379",
-        }
-    }
 }
 
 /// The registry that the variables name.
@@ -64,18 +56,25 @@ pub(super) fn choose(lookup: Lookup<'_>) -> Result<Registry> {
                 Place::Url(Box::new(told.url)),
                 format!("{TYPE} and {}", told.by),
             )),
-            None => {
-                let why = format!(
-                    "{TYPE} alone: {kind} is looked for on this machine",
-                    kind = kind.as_str()
-                );
-                let url = kind.usual().parse();
-                let url = url.map_err(|error: Error| wrong(TYPE).because(error))?;
-                Ok(registry(Place::Url(Box::new(url)), why))
-            }
+            None => here(lookup, kind),
         },
         None => only(lookup),
     }
+}
+
+/// The registry on this machine, where nothing is said but its kind, and maybe its port.
+fn here(lookup: Lookup<'_>, kind: Kind) -> Result<Registry> {
+    let (name, usual) = match kind {
+        Kind::Consul => ("CONSUL_PORT", 8500),
+        _ => ("ETCD_PORT", 2379),
+    };
+    let (port, by) = match port(lookup, name)? {
+        Some(port) => (port, format!("{TYPE} and {name}")),
+        None => (usual.to_string(), format!("{TYPE} alone")),
+    };
+    let told = url(kind, &format!("127.0.0.1:{port}"), false, name)?;
+    let why = format!("{by}: {} is looked for on this machine", kind.as_str());
+    Ok(registry(Place::Url(Box::new(told.url)), why))
 }
 
 /// The one registry that something is said about.
@@ -179,8 +178,7 @@ fn host(
     let Some(host) = value(lookup, name)? else {
         return Ok(None);
     };
-    // Kubernetes tells of a service called `etcd` like this.
-    let port = value(lookup, port_name)?.filter(|port| !port.contains("://"));
+    let port = port(lookup, port_name)?;
     let (host, tls) = bare(&host);
     let is_v6 = host.matches(':').count() > 1 && !host.starts_with('[');
     let host = if is_v6 {
@@ -202,6 +200,12 @@ fn host(
         (None, None) => format!("{host}:{usual}"),
     };
     url(kind, &host, tls, name).map(Some)
+}
+
+fn port(lookup: Lookup<'_>, name: &str) -> Result<Option<String>> {
+    let port = value(lookup, name)?;
+    // Kubernetes tells of a service called `etcd` like this.
+    Ok(port.filter(|port| !port.contains("://")))
 }
 
 /// Several members in one variable.
@@ -303,6 +307,19 @@ mod tests {
             ),
             (
                 &[("DISCOVERY_TYPE", "etcd")],
+                "etcd://127.0.0.1:2379",
+                "DISCOVERY_TYPE alone: etcd is looked for on this machine",
+            ),
+            (
+                &[("DISCOVERY_TYPE", "consul"), ("CONSUL_PORT", "8501")],
+                "consul://127.0.0.1:8501",
+                "DISCOVERY_TYPE and CONSUL_PORT: consul is looked for on this machine",
+            ),
+            (
+                &[
+                    ("DISCOVERY_TYPE", "etcd"),
+                    ("ETCD_PORT", "tcp://10.0.0.1:2379"),
+                ],
                 "etcd://127.0.0.1:2379",
                 "DISCOVERY_TYPE alone: etcd is looked for on this machine",
             ),

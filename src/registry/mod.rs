@@ -42,7 +42,7 @@ use crate::{
 /// | `PEER_NODES` | the servers, as a JSON list of addresses, or of objects with `address`, `port`, and maybe `id`, `name` (the service), `weight`, `metadata` |
 ///
 /// Without `DISCOVERY_TYPE`, the one of the three that something is said about is meant; with it, and nothing
-/// else, etcd or the agent on this machine. Two that contradict each other are refused, with both names. An
+/// else but a port, etcd or the agent on this machine. Two that contradict each other are refused, with both names. An
 /// empty variable is as good as none, and so is a port such as `tcp://10.0.0.1:2379`, which
 /// Kubernetes makes of a service called `etcd`.
 ///
