@@ -300,7 +300,7 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
             tokio::select! {
                 message = link.message() => match message {
                     Ok(message) => {
-                        let settled = probing && message.events().is_empty();
+                        let settled = settled_at(&message).filter(|_| probing);
                         (probing, quiet_until) = (false, Instant::now() + PROBE_EVERY);
                         if message.created() && !self.opened(&message, opened) {
                             return link.behind();
@@ -369,17 +369,18 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
         match answer {
             Ok(listing) if self.mode == Tell::Every && !self.known.is_older(&listing) => {
                 self.held = Some(listing);
-                self.compare(false);
+                self.compare(None);
             }
             answer => self.listed(answer),
         }
     }
 
-    /// Hears the list that waits, once the stream has told all that is older: something newer, or, when it is
-    /// `settled`, that there is nothing.
-    fn compare(&mut self, settled: bool) {
+    /// Hears the list that waits, once the stream has told all that is older: something newer, or that there
+    /// is nothing up to where it has `settled`.
+    fn compare(&mut self, settled: Option<i64>) {
         let seen = self.known.seen();
-        if let Some(listing) = self.held.take_if(|held| settled || seen > held.revision) {
+        let is_told = |held: &mut Listing| has_told(held.revision, seen, settled);
+        if let Some(listing) = self.held.take_if(is_told) {
             let revision = listing.revision;
             let changes = self.known.listed(listing);
             self.counts.compared.fetch_add(1, Relaxed);
@@ -434,6 +435,18 @@ fn relist_after(known: &Known) -> Instant {
     Instant::now() + wait
 }
 
+/// Whether a stream has told all up to this revision: something newer was seen, or it has settled as far.
+fn has_told(revision: i64, seen: i64, settled: Option<i64>) -> bool {
+    // It may have been asked before the list was, and its member may be behind.
+    seen > revision || settled.is_some_and(|at| at >= revision)
+}
+
+/// Up to which revision a member has nothing more to tell, if it says so.
+fn settled_at(message: &WatchResponse) -> Option<i64> {
+    let header = message.header().filter(|_| message.events().is_empty());
+    header.map(|header| header.revision())
+}
+
 fn event(event: &etcd_client::Event) -> Option<Event> {
     let kv = event.kv()?;
     Some(match event.event_type() {
@@ -459,3 +472,16 @@ const RELIST_AGAIN: Duration = Duration::from_secs(5);
 const OVERDUE: Duration = Duration::from_secs(2);
 /// Over how long the lists of many clients are spread after a failure, for each thousand keys.
 const RELIST_SPREAD: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_waits_for_a_stream_that_settled_before_it() {
+        assert!(!has_told(7, 7, None), "the rest of the revision may come");
+        assert!(!has_told(7, 5, Some(6)), "its member is behind");
+        assert!(has_told(7, 5, Some(7)));
+        assert!(has_told(7, 8, None));
+    }
+}
