@@ -33,8 +33,10 @@ pub(crate) struct Listing {
 }
 
 impl Span {
+    /// Its first key; etcd takes none that is empty.
     pub(crate) fn start(&self) -> &[u8] {
         match self {
+            Self::Prefix(all) if all.is_empty() => b"\0",
             Self::Prefix(text) | Self::Key(text) => text.as_bytes(),
         }
     }
@@ -100,6 +102,12 @@ impl fmt::Debug for Kv {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_keys_begin_with_the_first_that_etcd_takes() {
+        assert_eq!(Span::Prefix(String::new()).start(), b"\0");
+        assert_eq!(Span::Prefix("/a/".into()).start(), b"/a/");
+    }
 
     #[test]
     fn a_prefix_ends_before_its_neighbour() {
