@@ -24,7 +24,7 @@ use crate::{Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable}
 /// them, on one lease, and whoever reads finds who stands in any: a fleet moves from one to another
 /// without a moment in which somebody is not found. What fails in one layout does not keep a server out of the others; its registration
 /// says so. Who stands in two under one id is one instance, as the first layout says it. A layout
-/// that keeps no id, as `plain` and `go-zero`, calls it by its address instead, and it counts twice.
+/// that keeps no id, as `go-zero`, calls it by its address instead, and it counts twice.
 #[derive(Clone)]
 pub struct Registry(Arc<Inner>);
 
