@@ -134,3 +134,44 @@ fn stranger(id: &str, other: &Instance, how: &str) -> Error {
     );
     Error::new(ErrorKind::Conflict, doing).because("give one of the two another id")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A claim on an agent that is not asked.
+    fn claim() -> Claim {
+        Claim::new(Agent {
+            address: "127.0.0.1:8500".parse().unwrap(),
+            tls: None,
+            token: None,
+            namespace: None,
+        })
+    }
+
+    fn owned_by(owner: &str) -> Service {
+        let mut service = Service::default();
+        service.meta.insert(OWNER.into(), owner.into());
+        service
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_is_remembered_for_each_id() {
+        let mut claim = claim();
+        let other = Instance::at("10.0.0.1:1").unwrap();
+        let [one, two] = ["one", "two"].map(owned_by);
+        for (id, standing) in [("a/x", &one), ("b/x", &two)] {
+            let first = claim.is_silent(id, standing, &other);
+            assert_eq!(first.kind(), ErrorKind::Unavailable);
+        }
+
+        tokio::time::advance(SILENCE).await;
+
+        for (id, standing) in [("a/x", &one), ("b/x", &two)] {
+            let later = claim.is_silent(id, standing, &other);
+            assert_eq!(later.kind(), ErrorKind::Conflict, "{id}");
+        }
+        let anew = claim.is_silent("a/x", &two, &other);
+        assert_eq!(anew.kind(), ErrorKind::Unavailable);
+    }
+}
