@@ -111,7 +111,12 @@ impl Ring {
         ));
         let mut within = counted;
         for (now, before) in within.iter_mut().zip(before) {
-            *now = now.wrapping_sub(before);
+            // Between the counters of one end there is a moment: less than nothing is nothing.
+            *now = now
+                .wrapping_sub(before)
+                .cast_signed()
+                .max(0)
+                .cast_unsigned();
         }
         (within, length)
     }
@@ -225,5 +230,15 @@ mod tests {
 
         let (within, _) = ring.within(Last::Second, Duration::from_millis(700), [4; 4]);
         assert_eq!(within, [1; 4]);
+    }
+
+    #[test]
+    fn a_mark_that_is_ahead_of_what_is_counted_makes_no_billions() {
+        let ring = Ring::new();
+        ring.turn(7, || [3; 4]);
+
+        let (within, _) = ring.within(Last::Second, Duration::from_millis(700), [2; 4]);
+
+        assert_eq!(within, [0; 4]);
     }
 }

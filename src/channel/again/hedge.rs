@@ -75,10 +75,9 @@ where
             ended = race.ended() => ended,
             () = sleep_until(next.unwrap_or(now)), if next.is_some() => continue,
         };
-        if race.is_over(&hedge, attempt, &answer) {
+        if race.is_over(&hedge, attempt, &answer) || !race.call.recording.goes_on_without(attempt) {
             return race.call.settled(attempt, answer);
         }
-        race.call.recording.goes_on_without(attempt);
         race.failed = Some((attempt, answer));
     }
 }
@@ -131,11 +130,20 @@ impl<B> Race<B> {
     /// The next of the attempts to end. Attempts that can no longer send their body are given up.
     async fn ended(&mut self) -> (u32, Result<Response<B>, Status>) {
         poll_fn(|cx| {
-            for at in 0..self.flying.len() {
+            let mut at = 0;
+            while at < self.flying.len() {
+                let attempt = self.flying[at].0;
+                let only = self.call.recording.poll_only(cx);
+                // It would fail for want of its body, which is no word on the call.
+                if only.is_some_and(|only| only != attempt) {
+                    drop(self.flying.swap_remove(at));
+                    continue;
+                }
                 if let Poll::Ready(answer) = self.flying[at].1.as_mut().poll(cx) {
-                    let (attempt, _) = self.flying.swap_remove(at);
+                    drop(self.flying.swap_remove(at));
                     return Poll::Ready((attempt, answer));
                 }
+                at += 1;
             }
             if let Some(only) = self.call.recording.poll_only(cx) {
                 self.flying.retain(|(attempt, _)| *attempt == only);
@@ -158,9 +166,9 @@ impl<B> Race<B> {
                 self.note_pace(attempt);
                 return true;
             }
+            _ if !self.call.recording.is_whole() => return true,
             // There may be others under way, and more would come to the same.
             Said::Final => Pushback::Never,
-            _ if !self.call.recording.is_whole() => return true,
             Said::RanOut => Pushback::None,
             Said::Failed { code, pushback } => {
                 let is_fatal = !hedge.non_fatal.contains(code);

@@ -99,9 +99,11 @@ impl Recording {
         self.0.reel().belongs_to(attempt);
     }
 
-    /// This attempt has ended, and reads no more.
-    pub(super) fn goes_on_without(&self, attempt: u32) {
-        self.0.reel().gone.push(attempt);
+    /// This attempt has ended, and reads no more; `false` if the body has become its alone before that.
+    pub(super) fn goes_on_without(&self, attempt: u32) -> bool {
+        let mut reel = self.0.reel();
+        reel.gone.push(attempt);
+        reel.only != Some(attempt)
     }
 
     /// The attempt that the body belongs to, if it is one's alone; whoever asks is told when that changes.

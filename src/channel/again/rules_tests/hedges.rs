@@ -136,6 +136,25 @@ async fn a_body_beyond_the_buffer_commits_to_one_and_cancels_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_a_long_body_alone_may_still_be_sending_it_when_the_others_are_cancelled() {
+    let frames = [&b"hello"[..], b"world", b"again"].map(Bytes::from_static);
+    let frames = stream::iter(frames).then(|frame| async move {
+        sleep(150 * MS).await;
+        Ok::<_, Status>(Frame::data(frame))
+    });
+    let body = Body::new(StreamBody::new(Box::pin(frames)));
+    let call = Repeated::new(Request::new(body), None, None, 7);
+    let stage = Stage::with([Fine, Fine, Fine, Fine]);
+
+    let pace = Arc::<Pace>::default();
+    let answer = hedge(policy(3), call, Gates::default(), pace, stage.send()).await;
+
+    assert_eq!(code(&answer), Code::Ok);
+    assert_eq!(stage.attempts(), 1);
+    assert_eq!(stage.seen()[0].body, "helloworldagain");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_deadline_spans_all_and_each_is_told_what_is_left() {
     let stage = Stage::with([Never, Never, After(MS, Fine.into())]);
     let call = repeated(Some(250 * MS));
