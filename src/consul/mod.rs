@@ -45,7 +45,7 @@
 //! | maintenance, of the service or its node | an instance that takes no new calls: draining |
 //! | critical, and marked by its server as draining | the same |
 //! | critical, and nobody said why | a *suspect*, as one that is gone |
-//! | the agent of its node is gone (`serfHealth`), and its own checks were not critical | a *suspect*, and not removed here: nobody can say how it is, and calling it shows. A channel gives it the [grace](crate::Builder::grace) of every suspect |
+//! | the agent of its node is gone (`serfHealth`), and its own checks were not critical | a *suspect*, and not removed here: nobody can say how it is, and calling it shows. A channel gives it the [grace](crate::Builder::grace) of every suspect. When most of a service's agents are gone, it is the agents that are ill, and nobody is doubted |
 //! | gone, after it was draining | it has left |
 //! | gone otherwise | a *suspect*: it serves while its connection is well and nobody better is there. It is removed when two consistent lists, after the [grace](Registry::grace), do not have it well either. Most of a set at once is held longer; see [`Event`](crate::Event) |
 //!

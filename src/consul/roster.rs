@@ -59,7 +59,20 @@ impl Listing {
                 listing.skipped.insert(key, why);
             }
         }
+        listing.believe_most();
         Ok(listing)
+    }
+
+    /// When most are not heard of, it is the agents that are ill: their servers are taken to be as they were.
+    fn believe_most(&mut self) {
+        if self.unheard.len() * 2 <= self.here.len() + self.ill.len() {
+            return;
+        }
+        for id in std::mem::take(&mut self.unheard) {
+            if let Some((id, instance)) = self.ill.remove_entry(&id) {
+                self.here.insert(id, instance);
+            }
+        }
     }
 
     fn add(&mut self, read: Read) -> Result<()> {
@@ -320,6 +333,13 @@ mod tests {
         on("n1", id, status, 7)
     }
 
+    /// The same, whose node's agent is gone.
+    fn unheard(id: &str) -> Value {
+        let mut server = server(id, "passing");
+        server["Checks"][0]["Status"] = json!("critical");
+        server
+    }
+
     fn on(node: &str, id: &str, status: &str, created: u64) -> Value {
         json!({
             "Node": { "Node": node, "Address": "10.0.0.1" },
@@ -427,21 +447,40 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_whose_agent_is_gone_is_doubted_and_not_removed_until_somebody_can_say() {
         let now = Instant::now();
-        let mut unheard = server("a", "passing");
-        let mut roster = with(std::slice::from_ref(&unheard));
-        unheard["Checks"][0]["Status"] = json!("critical");
-        let gone = list(std::slice::from_ref(&unheard));
+        let others = ["b", "c"].map(|id| server(id, "passing"));
+        let [b, c] = &others;
+        let all = [server("a", "passing"), b.clone(), c.clone()];
+        let mut roster = with(&all);
+        let unheard = [unheard("a"), b.clone(), c.clone()];
 
-        assert_eq!(words(roster.listed(gone, now)), ["~?a"]);
+        assert_eq!(words(roster.listed(list(&unheard), now)), ["~?a"]);
         assert_eq!(roster.due(), None);
         assert!(roster.suspects(now + 9 * GRACE).is_empty());
         let suspect = vec![("a".parse().unwrap(), now)];
-        assert!(missing(suspect, &list(&[unheard])).is_empty());
+        assert!(missing(suspect, &list(&unheard)).is_empty());
 
         // The agent is back, with nothing.
         let later = now + 9 * GRACE;
-        assert!(roster.listed(list(&[]), later).is_empty());
+        assert!(roster.listed(list(&others), later).is_empty());
         assert_eq!(roster.due(), Some(later + GRACE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_most_agents_are_gone_their_servers_are_not_doubted() {
+        let now = Instant::now();
+        let all = ["a", "b", "c"].map(|id| server(id, "passing"));
+        let mut roster = with(&all);
+        let [_, b, c] = &all;
+
+        let few = roster.listed(list(&[unheard("a"), b.clone(), c.clone()]), now);
+        let most = roster.listed(list(&[unheard("a"), unheard("b"), c.clone()]), now);
+        let none = roster.listed(list(&["a", "b", "c"].map(unheard)), now);
+
+        assert_eq!(words(few), ["~?a"]);
+        assert_eq!(words(most), ["~+a"]);
+        assert!(none.is_empty());
+        let mut late = Roster::new(greeter(), GRACE);
+        assert_eq!(words(late.listed(list(&[unheard("a")]), now)), ["=a"]);
     }
 
     #[tokio::test(start_paused = true)]

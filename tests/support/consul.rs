@@ -259,6 +259,24 @@ impl Consul {
         listed
     }
 
+    /// Returns when it knows that the agents of so many of a service's servers are gone.
+    pub async fn misses_agents_of(&self, service: &str, wanted: usize) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let all = self.get(&format!("/v1/health/service/{service}")).await;
+            let is_gone =
+                |check: &Value| check["CheckID"] == "serfHealth" && check["Status"] == "critical";
+            let is_missed =
+                |entry: &&Value| entry["Checks"].as_array().unwrap().iter().any(is_gone);
+            let missed = all.as_array().unwrap().iter().filter(is_missed).count();
+            if missed == wanted {
+                return;
+            }
+            assert!(Instant::now() < until, "{missed} of {wanted} are missed");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Returns when it lists these.
     pub async fn lists(&self, service: &str, wanted: &[(&str, &str)]) {
         let until = Instant::now() + PATIENCE;
