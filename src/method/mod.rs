@@ -22,11 +22,6 @@
 //! # }
 //! ```
 
-#![allow(
-    dead_code,
-    reason = "the engine that sends calls again reads what is set here"
-)]
-
 mod budget;
 mod codes;
 mod config;

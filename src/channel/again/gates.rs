@@ -124,7 +124,7 @@ impl Tokens {
 impl Spent {
     pub(crate) fn of(budget: &Budget) -> Self {
         Self {
-            per_thousand: (budget.share * f64::from(THOUSAND)) as u64,
+            per_thousand: (budget.share * f64::from(THOUSAND)).round() as u64,
             floor: u64::from(budget.floor),
             began: Instant::now(),
             seconds: [const { AtomicU64::new(0) }; SECONDS],

@@ -78,7 +78,16 @@ where
         if race.is_over(&hedge, attempt, &answer) || !race.call.recording.goes_on_without(attempt) {
             return race.call.settled(attempt, answer);
         }
-        race.failed = Some((attempt, answer));
+        race.failed = Some((attempt, without_body(answer)));
+    }
+}
+
+/// What failed keeps no place at its server while others are under way: its status is all there is to it.
+fn without_body<B>(answer: Result<Response<B>, Status>) -> Result<Response<B>, Status> {
+    let response = answer?;
+    match Status::from_header_map(response.headers()) {
+        Some(status) => Err(status),
+        None => Ok(response),
     }
 }
 

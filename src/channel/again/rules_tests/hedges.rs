@@ -67,6 +67,24 @@ async fn a_non_fatal_failure_sends_the_next_at_once_and_the_delay_counts_from_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_failed_keeps_no_place_while_others_are_under_way() {
+    let place = Arc::new(());
+    let mut acts = [Says(Code::Unavailable, &[]), Never].into_iter();
+    let send = |_| -> Trying<Arc<()>> {
+        let (act, place) = (acts.next().unwrap(), Arc::clone(&place));
+        async move { act.come(0).await.map(|answer| answer.map(|()| place)) }.boxed()
+    };
+    let call = Repeated::new(Request::new(Body::empty()), None, None, 1024);
+
+    let call = hedge(policy(2), call, Gates::default(), Arc::default(), send);
+    let mut call = Box::pin(call);
+    assert!(poll!(&mut call).is_pending());
+
+    // The second attempt has the other.
+    assert_eq!(Arc::strong_count(&place), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fatal_failure_cancels_the_others_and_is_returned() {
     let stage = Stage::with([Never, After(10 * MS, Says(Code::Internal, &[]).into())]);
 
