@@ -8,10 +8,7 @@ use std::{error::Error, time::Duration};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-use tonic_fleet::{
-    RegistryUrl,
-    coord::{Changed, Coordinator},
-};
+use tonic_fleet::coord::{Changed, Coordinator};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 struct Limits {
@@ -21,8 +18,8 @@ struct Limits {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1);
-    let url = url.map_or_else(RegistryUrl::from_env, |url| url.parse());
-    let coordinator = Coordinator::connect(url?).await?;
+    let url = url.as_deref().unwrap_or("etcd://127.0.0.1:2379");
+    let coordinator = Coordinator::connect(url.parse()?).await?;
     let config = coordinator.config("config/demo")?;
 
     // Each change, in order, beginning with how it stands.

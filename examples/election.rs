@@ -7,20 +7,17 @@ use std::{error::Error, time::Duration};
 
 use futures_util::StreamExt;
 use tokio::{signal::ctrl_c, time::sleep};
-use tonic_fleet::{
-    RegistryUrl,
-    coord::{Coordinator, Leaders, Leadership},
-};
+use tonic_fleet::coord::{Coordinator, Leaders, Leadership};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let url = args.next();
-    let url = url.map_or_else(RegistryUrl::from_env, |url| url.parse())?;
+    let url = url.as_deref().unwrap_or("etcd://127.0.0.1:2379");
     let name = args.next();
     let name = name.unwrap_or_else(|| format!("candidate {}", std::process::id()));
 
-    let coordinator = Coordinator::connect(url).await?;
+    let coordinator = Coordinator::connect(url.parse()?).await?;
     let election = coordinator.election("elections/demo")?;
     let observing = tokio::spawn(observe(election.observe()));
 

@@ -6,16 +6,13 @@
 use std::{error::Error, time::Duration};
 
 use tokio::time::sleep;
-use tonic_fleet::{
-    RegistryUrl,
-    coord::{Coordinator, Guard, Lock, Txn, TxnOp},
-};
+use tonic_fleet::coord::{Coordinator, Guard, Lock, Txn, TxnOp};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1);
-    let url = url.map_or_else(RegistryUrl::from_env, |url| url.parse());
-    let coordinator = Coordinator::connect(url?).await?;
+    let url = url.as_deref().unwrap_or("etcd://127.0.0.1:2379");
+    let coordinator = Coordinator::connect(url.parse()?).await?;
     let lock = coordinator.lock("locks/demo")?;
 
     let workers: Vec<_> = ["a", "b", "c"]

@@ -7,10 +7,7 @@ use std::{error::Error, time::Duration};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-use tonic_fleet::{
-    RegistryUrl,
-    coord::{Changed, Coordinator, OnConflict},
-};
+use tonic_fleet::coord::{Changed, Coordinator, OnConflict};
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Room {
@@ -21,8 +18,8 @@ struct Room {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1);
-    let url = url.map_or_else(RegistryUrl::from_env, |url| url.parse());
-    let coordinator = Coordinator::connect(url?).await?;
+    let url = url.as_deref().unwrap_or("etcd://127.0.0.1:2379");
+    let coordinator = Coordinator::connect(url.parse()?).await?;
     // Whole when this returns; what is read from here on is in memory.
     let rooms = coordinator.sync::<Room>("rooms").await?;
 

@@ -1,4 +1,4 @@
-//! What retries, hedging and the budget do for calls: the figures of the README, and a plot.
+//! What retries, hedging and the budget do for calls: the figures in the README, and a plot.
 //!
 //! `cargo run --example survive -- [failing | hedging | storm [FILE.svg]]`; all three, unless one is named. The
 //! last two run while time stands still: their figures are the same on every machine.

@@ -58,7 +58,8 @@ impl Registry {
             return Err(Error::config(format!("open {url}: it is not etcd://")));
         }
         let layouts = layout::all_named(url.layout(), url.prefix());
-        let layouts = layouts.map_err(|why| Error::config(format!("open {url}")).because(why))?;
+        let layouts =
+            layouts.map_err(|why| Error::config(format!("open {url}: {}", why.chain())))?;
         let members: Vec<_> = url.members().iter().map(ToString::to_string).collect();
         let etcd = Etcd::shared(&members, options(url)?)?;
 
