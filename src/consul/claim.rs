@@ -67,7 +67,8 @@ impl Claim {
                 return Ok(standing.is_some());
             }
         };
-        let Ok(other) = standing.instance(service, "") else {
+        // One without an address is on the agent's machine.
+        let Ok(other) = standing.instance(service, &self.agent.address.host()) else {
             tracing::warn!(id, "writing over what no client can read");
             return Ok(false);
         };
@@ -137,6 +138,11 @@ fn stranger(id: &str, other: &Instance, how: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
 
     /// A claim on an agent that is not asked.
@@ -147,6 +153,36 @@ mod tests {
             token: None,
             namespace: None,
         })
+    }
+
+    #[tokio::test]
+    async fn one_who_gave_no_address_and_is_alive_is_left_alone() {
+        let [agent, other] = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let port = other.local_addr().unwrap().port();
+        let mut claim = claim();
+        claim.agent.address = agent.local_addr().unwrap().try_into().unwrap();
+        let answering = tokio::spawn(async move {
+            let (mut io, _) = agent.accept().await.unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\n") {
+                assert_ne!(io.read_buf(&mut heard).await.unwrap(), 0);
+            }
+            let body = serde_json::json!({ "ID": "a/x", "Port": port }).to_string();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+            io.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let own = Instance::at("127.0.0.2:1").unwrap();
+
+        let ours = claim
+            .is_ours("a/x", "me", &"a".parse().unwrap(), &own)
+            .await;
+
+        assert_eq!(ours.unwrap_err().kind(), ErrorKind::Conflict);
+        answering.await.unwrap();
     }
 
     fn owned_by(owner: &str) -> Service {

@@ -53,18 +53,18 @@
 //! and goes at the latest when its grace ends. The address is the service's tagged address `grpc` where there
 //! is one (kratos writes them), else its own, else its node's. Version, zone and tags are read from
 //! `version=…` and other tags and from the metadata. An id is unique on one agent alone: of two services with
-//! one id, the second is called `id@node`, and so is one that has no id but its service's name. Entries that
-//! cannot be used are passed over, and shown with the reason.
+//! one id, the younger, well or not, is called `id@node`, and so is one that has no id but its service's name.
+//! Entries that cannot be used are passed over, and shown with the reason.
 //!
 //! # Registering
 //!
 //! A service stands with the agent under the id `service/instance`, with a TTL check: passing while it
 //! serves, a warning at weight 0, critical while it drains or is unwell. It is renewed every third of its
-//! time to live. An agent that has lost it, because it was started again or somebody deregistered it, is
-//! given it again at the next renewal; there is never more than the one, because its id is the same. A living
-//! stranger who has the id is left alone, and named. On leaving it is marked, left for half a second so that
-//! readers see it, and deregistered. One who dies is critical after the time to live, and is forgotten by the
-//! agent after [ten minutes](Registry::forget). [`Check`]s are run by the agent beside.
+//! time to live, and every three seconds at least. An agent that has lost it, because it was started again or
+//! somebody deregistered it, is given it again at the next renewal; there is never more than the one, because
+//! its id is the same. A living stranger who has the id is left alone, and named. On leaving it is marked, left
+//! for half a second so that readers see it, and deregistered. One who dies is critical after the time to live,
+//! and is forgotten by the agent after [ten minutes](Registry::forget). [`Check`]s are run by the agent beside.
 //!
 //! # Why no Consul crate
 //!

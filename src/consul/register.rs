@@ -65,6 +65,13 @@ const MARKING: Duration = Duration::from_millis(800);
 /// and is left to be seen for so long. Readers are shown what is, and not what was: a mark that is gone
 /// before they look is none.
 const LINGER: Duration = Duration::from_millis(500);
+/// An agent that was started again knows nothing of us for no longer than this.
+const SLOWEST: Duration = Duration::from_secs(3);
+
+/// How often an agent is told that we live.
+fn beat(ttl: Duration) -> Duration {
+    (ttl / 3).min(SLOWEST)
+}
 
 impl Task {
     fn new(agent: Agent, rules: Rules) -> Self {
@@ -79,7 +86,7 @@ impl Task {
     }
 
     async fn run(mut self, mut keeper: Keeper) {
-        let beat = self.rules.ttl / 3;
+        let beat = beat(self.rules.ttl);
         let mut pace = Pace::within(beat);
         loop {
             let wish = keeper.wish();
@@ -314,5 +321,18 @@ impl Pace {
     fn reset(&mut self) {
         self.quick.reset();
         self.slow.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beat_is_a_third_of_the_time_to_live_and_three_seconds_at_most() {
+        for (ttl, expected) in [(1_500, 500), (9_000, 3_000), (600_000, 3_000)] {
+            let ttl = Duration::from_millis(ttl);
+            assert_eq!(beat(ttl), Duration::from_millis(expected));
+        }
     }
 }

@@ -219,7 +219,8 @@ impl Registry {
     }
 
     /// Sets for how long an instance that is registered here passes without a word of its server. Ten
-    /// seconds, or the time to live in the URL, unless set; never under two.
+    /// seconds, or the time to live in the URL, unless set; never under two. The agent is told every third of
+    /// that, and every three seconds at least.
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         let ttl = countable(ttl).max(Duration::from_secs(2));

@@ -187,10 +187,13 @@ impl Shared {
         locked(&self.readers).roster.suspects(Instant::now())
     }
 
-    fn gone(&self, suspects: &[Suspect]) {
+    /// Whether any of them was still a suspect, and has gone.
+    fn gone(&self, suspects: &[Suspect]) -> bool {
         let mut readers = locked(&self.readers);
         let gone = readers.roster.gone(suspects);
+        let any = gone.is_some();
         readers.tell(gone);
+        any
     }
 }
 
@@ -231,7 +234,10 @@ async fn confirm(shared: Arc<Shared>) {
     let mut backoff = Backoff::between(Duration::from_secs(1), Duration::from_secs(10));
     loop {
         match shared.due() {
-            None => shared.vanished.notified().await,
+            None => {
+                shared.vanished.notified().await;
+                backoff.reset();
+            }
             Some(due) => sleep_until(due).await,
         }
         let suspects = shared.suspects();
@@ -239,10 +245,9 @@ async fn confirm(shared: Arc<Shared>) {
             continue;
         }
         match twice(&shared, suspects).await {
-            Ok(missing) => {
-                shared.gone(&missing);
-                backoff.reset();
-            }
+            Ok(missing) if shared.gone(&missing) => backoff.reset(),
+            // They are well, by what the leader has; our own list is behind, and may stay so.
+            Ok(_) => sleep(backoff.next()).await,
             Err(error) => {
                 tracing::debug!(why = error.chain(), "suspects could not be looked into");
                 sleep(backoff.next()).await;

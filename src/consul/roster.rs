@@ -35,7 +35,7 @@ impl Listing {
             Error::new(ErrorKind::Decode, doing).because(error)
         })?;
         let mut listing = Self::default();
-        let mut read = Vec::new();
+        let mut read: Vec<(_, Read)> = Vec::new();
         for (at, value) in all.unwrap_or_default().into_iter().enumerate() {
             let entry = serde_json::from_value::<Entry>(value);
             let found = entry.map(|entry| (entry.key(), entry.read(service, passing)));
@@ -49,11 +49,8 @@ impl Listing {
                 }
             }
         }
-        // Whoever is well, and among those whoever came first, has the id.
-        read.sort_by(|(_, a), (_, b)| {
-            let order = |read: &Read| (read.health, read.since);
-            order(a).cmp(&order(b)).then_with(|| a.node.cmp(&b.node))
-        });
+        // Whoever came first has the id, well or not: one whose health comes and goes keeps it.
+        read.sort_by(|(_, a), (_, b)| a.since.cmp(&b.since).then_with(|| a.node.cmp(&b.node)));
         for (key, one) in read {
             if let Err(why) = listing.add(one) {
                 listing.skipped.insert(key, why);
@@ -530,16 +527,23 @@ mod tests {
     }
 
     #[test]
-    fn of_two_with_one_id_the_one_who_is_well_has_it_and_then_the_first() {
-        let young = on("n2", "a", "passing", 9);
-        let old = on("n1", "a", "passing", 8);
-        let ill = on("n0", "a", "critical", 7);
+    fn of_those_with_one_id_the_first_has_it_whether_it_is_well_or_not() {
+        for status in ["passing", "critical"] {
+            let young = on("n2", "a", "passing", 9);
+            let old = on("n1", "a", "passing", 8);
+            let first = on("n3", "a", status, 7);
 
-        let listing = list(&[young, ill, old]);
+            let listing = list(&[young, first, old]);
 
-        let here: Vec<_> = listing.here.keys().map(InstanceId::as_str).collect();
-        assert_eq!(here, ["a", "a@n2"]);
-        assert_eq!(listing.ill.keys().next().unwrap().as_str(), "a@n0");
+            let others = ["a@n1", "a@n2"].map(|id| InstanceId::new(id).unwrap());
+            assert!(others.iter().all(|id| listing.here.contains_key(id)));
+            let of_first = match status {
+                "passing" => &listing.here,
+                _ => &listing.ill,
+            };
+            assert!(of_first.contains_key("a"), "{status}");
+            assert_eq!(listing.here.len() + listing.ill.len(), 3);
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::{Address, Instance};
 
 /// A living server accepts within this.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// So many addresses are looked at: each may be silent, one after the other.
+const MOST: usize = 8;
 
 /// What is seen of a stranger.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -18,10 +20,14 @@ pub(crate) enum Life {
     Silent,
 }
 
-/// Connects to a stranger, to see whether it is alive.
+/// Connects to a stranger, to see whether it is alive; four seconds at most.
 pub(crate) async fn look(instance: &Instance) -> Life {
-    let mut life = Life::Refuses;
-    for address in &instance.addresses {
+    // What was not looked at refuses nothing.
+    let mut life = match instance.addresses.len() {
+        ..=MOST => Life::Refuses,
+        _ => Life::Silent,
+    };
+    for address in instance.addresses.iter().take(MOST) {
         match timeout(PATIENCE, connect(address)).await {
             Ok(Ok(())) => return Life::Answers,
             Ok(Err(error)) if is_refusal(address, &error) => {}
@@ -57,6 +63,25 @@ mod tests {
         drop(listener);
 
         assert_eq!(look(&instance).await, Life::Refuses);
+    }
+
+    #[tokio::test]
+    async fn one_with_many_addresses_is_looked_at_for_a_while_only() {
+        let [listener, closed] = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let refusing = Address::try_from(closed.local_addr().unwrap()).unwrap();
+        drop(closed);
+        let mut instance = Instance::at(listener.local_addr().unwrap()).unwrap();
+        let answering = instance.addresses[0].clone();
+        instance.addresses = vec![refusing; MOST];
+        instance.addresses.push(answering);
+
+        assert_eq!(look(&instance).await, Life::Silent);
+
+        instance.addresses.remove(0);
+        assert_eq!(look(&instance).await, Life::Answers);
     }
 
     #[tokio::test(start_paused = true)]
