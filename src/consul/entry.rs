@@ -99,7 +99,7 @@ pub(super) struct Read {
 }
 
 /// How an instance is, by its checks.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Health {
     /// It may be called, or said itself that it wants no calls.
     Well,

@@ -21,6 +21,8 @@ enum Kind {
 /// Where a registry is, as older variables have it.
 struct Told {
     url: RegistryUrl,
+    /// Whether it is asked over TLS, where that is said.
+    tls: Option<bool>,
     by: &'static str,
 }
 
@@ -72,7 +74,7 @@ fn here(lookup: Lookup<'_>, kind: Kind) -> Result<Registry> {
         Some(port) => (port, format!("{TYPE} and {name}")),
         None => (usual.to_string(), format!("{TYPE} alone")),
     };
-    let told = url(kind, &format!("127.0.0.1:{port}"), false, name)?;
+    let told = url(kind, &format!("127.0.0.1:{port}"), None, name)?;
     let why = format!("{by}: {} is looked for on this machine", kind.as_str());
     Ok(registry(Place::Url(Box::new(told.url)), why))
 }
@@ -117,7 +119,7 @@ fn agree(lookup: Lookup<'_>, url: &RegistryUrl, kind: Option<Kind>) -> Result<()
             continue;
         }
         match told(lookup, kind)? {
-            Some(told) if !same_place(&told.url, url) => {
+            Some(told) if !same_place(&told, url) => {
                 return Err(contradiction(URL, told.by, hint.into()));
             }
             _ => {}
@@ -215,8 +217,9 @@ fn endpoints(lookup: Lookup<'_>) -> Result<Option<Told>> {
         return Ok(None);
     };
     let members: Vec<_> = list.split(',').map(|member| bare(member.trim())).collect();
-    let tls = members.iter().any(|(_, tls)| *tls);
-    if tls && members.iter().any(|(_, tls)| !*tls) {
+    let tls = members.iter().find_map(|(_, tls)| *tls);
+    let with = |member: &(&str, Option<bool>)| member.1 == Some(true);
+    if members.iter().any(with) && !members.iter().all(with) {
         let why = "some members have https:// and some do not: give all of them the same";
         return Err(wrong(name).because(why));
     }
@@ -224,21 +227,21 @@ fn endpoints(lookup: Lookup<'_>) -> Result<Option<Told>> {
     url(Kind::Etcd, &hosts.join(","), tls, name).map(Some)
 }
 
-/// A member without what stands around it, and whether it is asked over TLS.
-fn bare(member: &str) -> (&str, bool) {
+/// A member without what stands around it, and whether it is asked over TLS, if it says so.
+fn bare(member: &str) -> (&str, Option<bool>) {
     let (member, tls) = match member.split_once("://") {
-        Some(("http", member)) => (member, false),
-        Some(("https", member)) => (member, true),
-        _ => (member, false),
+        Some(("http", member)) => (member, Some(false)),
+        Some(("https", member)) => (member, Some(true)),
+        _ => (member, None),
     };
     (member.strip_suffix('/').unwrap_or(member), tls)
 }
 
-fn url(kind: Kind, hosts: &str, tls: bool, by: &'static str) -> Result<Told> {
-    let query = if tls { "?tls=true" } else { "" };
+fn url(kind: Kind, hosts: &str, tls: Option<bool>, by: &'static str) -> Result<Told> {
+    let query = if tls == Some(true) { "?tls=true" } else { "" };
     let url = format!("{}://{hosts}{query}", kind.as_str());
     let url = url.parse().map_err(|why| wrong(by).because(why))?;
-    Ok(Told { url, by })
+    Ok(Told { url, tls, by })
 }
 
 /// A variable that says something.
@@ -247,8 +250,10 @@ fn value(lookup: Lookup<'_>, name: &str) -> Result<Option<String>> {
     Ok(value.filter(|value| !value.is_empty()))
 }
 
-fn same_place(one: &RegistryUrl, other: &RegistryUrl) -> bool {
-    holds(one, other) && holds(other, one)
+fn same_place(told: &Told, url: &RegistryUrl) -> bool {
+    // A bare host says nothing about TLS.
+    let same_tls = told.tls.is_none_or(|tls| tls == url.tls());
+    same_tls && holds(&told.url, url) && holds(url, &told.url)
 }
 
 fn holds(all: &RegistryUrl, some: &RegistryUrl) -> bool {
@@ -298,6 +303,14 @@ mod tests {
                     ("ETCD_HOST", "h1"),
                 ],
                 "etcd://h1:2379",
+                "FLEET_REGISTRY",
+            ),
+            (
+                &[
+                    ("FLEET_REGISTRY", "etcd://h1?tls=true"),
+                    ("ETCD_HOST", "h1"),
+                ],
+                "etcd://h1:2379?tls=true",
                 "FLEET_REGISTRY",
             ),
             (
@@ -407,6 +420,19 @@ mod tests {
             ),
             (
                 &[("FLEET_REGISTRY", "etcd://h1"), ("ETCD_ENDPOINTS", "h1,h2")],
+                URL,
+                "ETCD_ENDPOINTS",
+            ),
+            (
+                &[("FLEET_REGISTRY", "etcd://h1"), ("ETCD_HOST", "https://h1")],
+                URL,
+                "ETCD_HOST",
+            ),
+            (
+                &[
+                    ("FLEET_REGISTRY", "etcd://h1?tls=true"),
+                    ("ETCD_ENDPOINTS", "http://h1"),
+                ],
                 URL,
                 "ETCD_ENDPOINTS",
             ),

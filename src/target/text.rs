@@ -61,10 +61,10 @@ pub(super) fn shown(text: &str) -> String {
         Some((before, after)) => {
             // What comes behind a token's own `@` is the token's, and behind a `?` there are parameters.
             let after = match after.split_once('&') {
-                Some((_, more)) if before.contains(TOKEN) => public(&format!("?{more}")),
-                None if before.contains(TOKEN) => String::new(),
+                Some((_, more)) if has_secret(before) => public(&format!("?{more}")),
+                None if has_secret(before) => String::new(),
                 Some((one, more)) if before.contains('?') => {
-                    format!("{one}{}", public(&format!("?{more}")))
+                    format!("{}{}", public(one), public(&format!("?{more}")))
                 }
                 _ => public(after),
             };
@@ -78,6 +78,16 @@ pub(super) fn shown(text: &str) -> String {
         Some((end, _)) => format!("{}…", &masked[..end]),
         None => masked,
     }
+}
+
+/// Whether a parameter stands there that may be the token, even if it is misspelt.
+fn has_secret(text: &str) -> bool {
+    let query = text.split_once('?').map_or("", |(_, query)| query);
+    let mut names = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, _)| name);
+    text.contains(TOKEN) || names.any(|name| !is_public(name))
 }
 
 const TOKEN: &str = "token=";
@@ -122,6 +132,15 @@ mod tests {
             ("consul://h/a?Token=x", "consul://h/a?Token=***"),
             ("consul://h/a?token=x@y&dc=b", "consul://***@?dc=b"),
             ("consul://h/a?token=x@y", "consul://***@"),
+            ("consul://h/a?Token=a@secret", "consul://***@"),
+            (
+                "consul://h/a?dc=b&tokn=a@secret&tag=c",
+                "consul://***@?tag=c",
+            ),
+            (
+                "consul://h/a?dc=b@c?Token=secret&tag=c",
+                "consul://***@c?Token=***?tag=c",
+            ),
         ] {
             assert_eq!(shown(text), masked);
         }

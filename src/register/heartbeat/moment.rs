@@ -64,8 +64,11 @@ fn offset(zone: &str) -> Option<i64> {
     if matches!(zone, "Z" | "z") {
         return Some(0);
     }
-    let sign = if zone.starts_with('-') { -1 } else { 1 };
-    let [hours, minutes] = numbers(zone.get(1..)?, ':', [2, 2])?;
+    let (sign, zone) = match zone.strip_prefix('-') {
+        Some(zone) => (-1, zone),
+        None => (1, zone.strip_prefix('+')?),
+    };
+    let [hours, minutes] = numbers(zone, ':', [2, 2])?;
     (hours < 24 && minutes < 60).then_some(sign * (hours * 3_600 + minutes * 60))
 }
 
@@ -220,6 +223,8 @@ mod tests {
             "2026-11-21T12:00:00.xZ",
             "2026-11-21T12:00:00+8",
             "2026-11-21T12:00:00Zé",
+            "2026-11-21T12:00:00Z05:00",
+            "2026-11-21T12:00:00z05:00",
             "+026-11-21T12:00:00Z",
             "26-11-21T12:00:00Z",
         ] {
