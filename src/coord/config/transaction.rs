@@ -29,8 +29,12 @@ use crate::{Error, ErrorKind, Result, coord::retry::Twice};
 pub struct Transaction {
     config: Config,
     when: Vec<Compare>,
+    /// The keys of the conditions, and the versions that they must have.
+    versions: Vec<(String, i64)>,
     then: Vec<TxnOp>,
     keys: Vec<String>,
+    /// Of those, the ones that are deleted.
+    deleted: Vec<String>,
     /// The first thing that was wrong with what was given.
     wrong: Option<Error>,
 }
@@ -43,8 +47,10 @@ impl Transaction {
         Self {
             config,
             when: Vec::new(),
+            versions: Vec::new(),
             then: Vec::new(),
             keys: Vec::new(),
+            deleted: Vec::new(),
             wrong: None,
         }
     }
@@ -53,7 +59,8 @@ impl Transaction {
     pub fn when(mut self, name: impl AsRef<str>, version: i64) -> Self {
         if let Some(key) = self.key(name.as_ref()) {
             self.when
-                .push(Compare::mod_revision(key, CompareOp::Equal, version));
+                .push(Compare::mod_revision(&*key, CompareOp::Equal, version));
+            self.versions.push((key, version));
         }
         self
     }
@@ -93,6 +100,7 @@ impl Transaction {
     pub fn delete(mut self, name: impl AsRef<str>) -> Self {
         if let Some(key) = self.key(name.as_ref()) {
             self.then.push(TxnOp::delete(&*key, None));
+            self.deleted.push(key.clone());
             self.keys.push(key);
         }
         self
@@ -100,8 +108,8 @@ impl Transaction {
 
     /// Does it; answers with the version that all of these values have now.
     ///
-    /// With a condition it is tried again whenever etcd cannot be asked, as no second time does what the first
-    /// did; without one, only when it certainly did not happen.
+    /// With a condition on a value that it changes, it is tried again whenever etcd cannot be asked, as no second
+    /// time does what the first did; otherwise only when it certainly did not happen.
     ///
     /// # Errors
     /// `Conflict` when a condition does not hold: nothing was done. `Validation` when something that was given
@@ -117,10 +125,7 @@ impl Transaction {
             let why = format!("{ops} writes, and etcd takes {MOST} at once: use several");
             return Err(Error::new(ErrorKind::Validation, doing).because(why));
         }
-        let twice = match conditions {
-            0 => Twice::Never,
-            _ => Twice::Harmless,
-        };
+        let twice = self.twice();
         let txn = Txn::new().when(self.when).and_then(self.then);
         let written = self.config.asker().write(&doing, txn, twice).await;
         let answer = written.answer?;
@@ -133,6 +138,18 @@ impl Transaction {
         }
         let why = "it has another version";
         Err(Error::new(ErrorKind::Conflict, doing).because(why))
+    }
+
+    /// What is done once keeps it from being done again where it ends a condition of its own.
+    fn twice(&self) -> Twice {
+        let ends = |(key, version): &(String, i64)| {
+            self.keys.contains(key) && (*version != 0 || !self.deleted.contains(key))
+        };
+        if self.versions.iter().any(ends) {
+            Twice::Harmless
+        } else {
+            Twice::Never
+        }
     }
 
     fn doing(&self) -> String {
@@ -165,5 +182,36 @@ impl fmt::Debug for Transaction {
             .field("keys", &self.keys)
             .field("conditions", &self.when.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{coord::leases::Leases, etcd::Etcd};
+
+    #[tokio::test]
+    async fn only_what_ends_its_own_condition_may_be_tried_twice() {
+        let etcd = Etcd::open(&["127.0.0.1:1"], Default::default()).unwrap();
+        let leases = Leases::new(etcd, Duration::from_secs(10), Default::default());
+        let config = Config::new(&leases, &Arc::default(), "a").unwrap();
+        let begin = || config.transaction();
+
+        for safe in [
+            begin().when("x", 0).set("x", &1),
+            begin().when("x", 7).delete("x"),
+            begin().when("other", 7).when("x", 7).set("x", &1),
+        ] {
+            assert_eq!(safe.twice(), Twice::Harmless, "{safe:?}");
+        }
+        for unsafe_ in [
+            begin().set("x", &1),
+            begin().when("other", 7).set("x", &1),
+            begin().when("x", 0).delete("x"),
+        ] {
+            assert_eq!(unsafe_.twice(), Twice::Never, "{unsafe_:?}");
+        }
     }
 }
