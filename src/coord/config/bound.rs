@@ -3,13 +3,14 @@
 use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
+use futures_core::Stream;
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Changed, Changes, Config};
-use crate::{Error, Result};
+use super::{Changed, Config, Entry};
+use crate::{Error, ErrorKind, Result};
 
 /// The last good value, read without a lock and without waiting, and kept up to date by a task until the last
 /// clone is dropped.
@@ -50,32 +51,46 @@ impl<T: DeserializeOwned + Send + Sync + 'static> Bound<T> {
 }
 
 async fn following<T: DeserializeOwned>(
-    mut changes: Changes<T>,
+    mut changes: impl Stream<Item = Result<Changed<T>>> + Unpin,
     held: Arc<ArcSwap<Held<T>>>,
     tell: watch::Sender<i64>,
 ) {
+    // The watch may be behind the answer that this began with.
+    let first = held.load().version;
+    let mut behind = true;
     while let Some(change) = changes.next().await {
         let last = held.load_full();
+        let keeping = |error| Held {
+            value: Arc::clone(&last.value),
+            version: last.version,
+            error,
+        };
+        if let Ok(Changed::Set(Entry { version, .. }) | Changed::Gone { version, .. }) = &change {
+            behind = behind && *version < first;
+            if behind {
+                continue;
+            }
+        }
         let next = match change {
-            Ok(Changed::Set(entry)) if entry.version == last.version => continue,
+            Ok(Changed::Set(entry)) if entry.version == last.version => keeping(None),
             Ok(Changed::Set(entry)) => Held {
                 value: Arc::new(entry.value),
                 version: entry.version,
                 error: None,
             },
-            Ok(Changed::Gone { .. }) => continue,
+            Ok(Changed::Gone { name, .. }) => {
+                let deleted = || Error::new(ErrorKind::NotFound, format!("follow {name}"));
+                // Where none was there, the one to begin with is right.
+                keeping((last.version != 0).then(|| deleted().because("it was deleted")))
+            }
             Err(error) => {
                 tracing::warn!(why = error.chain(), "keeping the last good value");
-                Held {
-                    value: Arc::clone(&last.value),
-                    version: last.version,
-                    error: Some(error),
-                }
+                keeping(Some(error))
             }
         };
-        let (version, good) = (next.version, next.error.is_none());
+        let version = next.version;
         held.store(Arc::new(next));
-        if good {
+        if version != last.version {
             tell.send_replace(version);
         }
     }
@@ -125,5 +140,66 @@ impl<T: fmt::Debug> fmt::Debug for Bound<T> {
             .field("version", &held.version)
             .field("error", &held.error)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    fn set(version: i64) -> Result<Changed<i64>> {
+        let name = "x".to_owned();
+        Ok(Changed::Set(Entry {
+            name,
+            value: version,
+            version,
+        }))
+    }
+
+    fn gone(version: i64) -> Result<Changed<i64>> {
+        let name = "x".to_owned();
+        Ok(Changed::Gone { name, version })
+    }
+
+    fn bad() -> Result<Changed<i64>> {
+        Err(Error::new(ErrorKind::Decode, "read x"))
+    }
+
+    /// The version that one who began with this has after these changes, and the kind of its error.
+    async fn after<const N: usize>(
+        first: i64,
+        changes: [Result<Changed<i64>>; N],
+    ) -> (i64, Option<ErrorKind>) {
+        let held = Arc::new(ArcSwap::from_pointee(Held {
+            value: Arc::new(first),
+            version: first,
+            error: None,
+        }));
+        let (tell, _news) = watch::channel(first);
+        following(stream::iter(changes), Arc::clone(&held), tell).await;
+        let held = held.load();
+        assert_eq!(*held.value, held.version);
+        (held.version, held.error.as_ref().map(Error::kind))
+    }
+
+    #[tokio::test]
+    async fn a_value_does_not_go_back_to_what_a_watch_that_is_behind_still_tells() {
+        assert_eq!(after(7, [set(5)]).await, (7, None));
+        assert_eq!(after(7, [gone(5), set(6), set(7), set(9)]).await, (9, None));
+        let replaced = [set(7), set(3)];
+        assert_eq!(after(7, replaced).await, (3, None), "another past");
+    }
+
+    #[tokio::test]
+    async fn an_error_is_told_for_as_long_as_it_is_true() {
+        assert_eq!(after(7, [bad()]).await, (7, Some(ErrorKind::Decode)));
+        assert_eq!(after(7, [bad(), set(7)]).await, (7, None));
+        let deleted = (7, Some(ErrorKind::NotFound));
+        assert_eq!(after(7, [gone(8)]).await, deleted);
+        assert_eq!(after(7, [gone(8), set(9)]).await, (9, None));
+        assert_eq!(after(0, [gone(8)]).await, (0, None), "none was ever there");
+        assert_eq!(after(0, [bad(), gone(8)]).await, (0, None));
     }
 }
