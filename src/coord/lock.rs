@@ -1,6 +1,6 @@
 //! A lock that many processes want and one has.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::{sync::watch, time::Instant, time::timeout};
@@ -191,6 +191,8 @@ impl Guard {
         tokio::select! {
             biased;
             why = self.lost() => Err(why),
+            // After a standstill the work may be woken before the word that the time is over.
+            why = poll_fn(|_| self.is_over()) => Err(why),
             done = work => Ok(done),
         }
     }
@@ -229,6 +231,14 @@ impl Guard {
     /// The lock is let go of all the same.
     pub async fn unlock(self) -> Result<()> {
         self.place.leave().await
+    }
+
+    /// Whether the lock is lost at this moment; wakes nobody.
+    fn is_over(&self) -> Poll<Error> {
+        if self.is_held() {
+            return Poll::Pending;
+        }
+        Poll::Ready(self.lost_error())
     }
 
     fn lost_error(&self) -> Error {

@@ -404,3 +404,25 @@ async fn an_uncontended_lock_costs_no_more_than_its_two_transactions() {
     println!("lock {:?}, raw {:?}, ratio {ratio:.2}", ours[500], raw[500]);
     assert!(ratio <= 1.3, "{ratio}");
 }
+
+#[tokio::test]
+async fn work_that_stood_still_past_the_lease_does_nothing_more() {
+    let etcd = Etcd::start().await;
+    let lock = coordinator(&etcd).await.ttl(Duration::from_secs(2));
+    let guard = held(&lock.lock("locks/demo").unwrap()).await;
+    let mut steps = 0;
+
+    // It is woken again before anything else in its runtime is.
+    let ran = guard.run(std::future::poll_fn(|cx| {
+        steps += 1;
+        if steps == 2 {
+            return std::task::Poll::Ready(());
+        }
+        std::thread::sleep(Duration::from_millis(2_100));
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    }));
+
+    assert_eq!(ran.await.unwrap_err().kind(), ErrorKind::Lost);
+    assert_eq!(steps, 1);
+}
