@@ -128,14 +128,17 @@ impl Directory {
         let service = self.service(service.as_ref())?;
         let name = (service.clone(), instance.id.clone());
         let known = locked(&self.kept.0).remove(&name);
-        let (registration, done) = match known {
+        let done = match known {
             Some(known) => {
-                let updated = known.update(|_| instance).await;
-                (known, updated)
+                let lent = Lent::of(self, name, known);
+                lent.update(instance).await
             }
-            None => (self.registry.register(&service, instance).await?, Ok(())),
+            None => {
+                let registration = self.registry.register(&service, instance).await?;
+                locked(&self.kept.0).insert(name, registration);
+                Ok(())
+            }
         };
-        locked(&self.kept.0).insert(name, registration);
         // It may have been closed while we asked.
         if let Err(closed) = self.leases.check() {
             self.kept.close().await?;
@@ -261,6 +264,44 @@ fn read(layout: &dyn Layout, service: &ServiceName, kv: &Kv) -> Option<Instance>
     let read = layout.decode(service, key, &kv.value);
     read.inspect_err(|why| tracing::debug!(key, why = why.chain(), "passed over"))
         .ok()
+}
+
+/// A registration that is being changed; it goes back to where it was kept, even if nobody waits for the change.
+struct Lent<'a> {
+    directory: &'a Directory,
+    name: (ServiceName, InstanceId),
+    registration: Option<Registration>,
+}
+
+impl<'a> Lent<'a> {
+    fn of(
+        directory: &'a Directory,
+        name: (ServiceName, InstanceId),
+        registration: Registration,
+    ) -> Self {
+        Self {
+            directory,
+            name,
+            registration: Some(registration),
+        }
+    }
+
+    async fn update(&self, instance: Instance) -> Result<()> {
+        match &self.registration {
+            Some(registration) => registration.update(|_| instance).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let registration = self.registration.take();
+        let mut kept = locked(&self.directory.kept.0);
+        if let Some(registration) = registration {
+            kept.insert(self.name.clone(), registration);
+        }
+    }
 }
 
 /// What events are made of: who stands in which layout, and under which key.

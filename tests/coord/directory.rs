@@ -1,6 +1,6 @@
 //! The registry as plain calls.
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout;
 use tonic_fleet::{
     ErrorKind, Instance,
@@ -115,4 +115,16 @@ async fn who_stands_in_two_layouts_is_one() {
         }
     }
     assert_eq!(gone, ["a", "b"], "each once");
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_waits_for_withdraws_nobody() {
+    let etcd = Etcd::start().await;
+    let registry = coordinator(&etcd).await.registry().unwrap();
+    registry.register("shop", instance("a")).await.unwrap();
+
+    let change = registry.register("shop", instance("a").weight(3));
+    assert!(change.now_or_never().is_none());
+
+    assert!(registry.unregister("shop", "a").await.unwrap());
 }
