@@ -176,6 +176,10 @@ fn classify(status: &Status) -> (ErrorKind, Remedy, bool) {
         Code::ResourceExhausted if words.contains("space exceeded") => {
             (ErrorKind::NoSpace, Remedy::None, true)
         }
+        // gRPC refuses what etcd would not even look at.
+        Code::ResourceExhausted if words.contains("received message larger than max") => {
+            (ErrorKind::Config, Remedy::None, true)
+        }
         Code::ResourceExhausted => (ErrorKind::Unavailable, Remedy::None, true),
         Code::NotFound => (ErrorKind::Lost, Remedy::None, true),
         Code::OutOfRange if words.contains("revision") => {
@@ -262,6 +266,12 @@ mod tests {
                 Code::ResourceExhausted,
                 "etcdserver: too many requests",
                 ErrorKind::Unavailable,
+                Remedy::None,
+            ),
+            (
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (3145800 vs. 2097152)",
+                ErrorKind::Config,
                 Remedy::None,
             ),
             (
