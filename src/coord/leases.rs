@@ -109,9 +109,14 @@ impl Leases {
             }),
         });
         let seat = self.sit(&shared, queue);
-        locked(&self.shared).push(shared);
-        // It may have been closed while we asked.
-        self.check()?;
+        let mut all = locked(&self.shared);
+        // It may have been closed while we asked: then nobody else would give it back.
+        if let Err(closed) = self.check() {
+            drop(all);
+            return Err(closed);
+        }
+        all.push(shared);
+        drop(all);
         seat.ok_or_else(|| Error::new(ErrorKind::Lost, format!("open a lease for {queue}")))
     }
 

@@ -39,8 +39,8 @@
 //! write that was acknowledged before. A write on a condition, an [`update`](Config::update) and a
 //! [`Transaction`] happen as a whole or not at all, and at most once. Those who watch are told how values stand
 //! and then each change, once and in order, through cuts, restarts and leader changes; not told is what
-//! etcd compacted while it was out of reach, of which only the outcome is, and, to those who are thousands of
-//! changes behind, all but the latest of each value. However many watch a prefix, one watch is open. A change
+//! etcd compacted while it was out of reach, of which only the outcome is; and all but the latest of each value
+//! to those who are thousands of changes behind, and after a cut that leads to a member behind the others. However many watch a prefix, one watch is open. A change
 //! reaches them a moment after it was made, and no bound on that moment is promised: who must act on the very
 //! latest value asks for it.
 //!

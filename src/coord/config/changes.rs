@@ -36,8 +36,9 @@ pub enum Changed<T> {
 /// How values stand, and then each change to them, in order; a stream.
 ///
 /// A value that is not a `T` is an error with its key, and the stream goes on. No change is told twice, and
-/// none is passed over, but for these: what etcd compacted while it was out of our reach cannot be known; and
-/// who is thousands of changes behind is told the latest of each value. While etcd is out of reach the stream
+/// none is passed over, but for these: what etcd compacted while it was out of our reach cannot be known; after
+/// a cut that leads to a member that is behind the others, and for who is thousands of changes behind, only the
+/// latest of each value is told. While etcd is out of reach the stream
 /// is silent, and [`stale`](Self::stale) says why. It ends when the coordinator is closed.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Changes<T> {

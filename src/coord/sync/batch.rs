@@ -25,7 +25,7 @@ pub struct Chunk {
     /// The entities in it.
     pub ids: Vec<String>,
     /// The version that all of them have now; or why none of them was written, or, with `Timeout` and
-    /// `Unavailable`, why nobody knows whether all of them were.
+    /// `Unavailable`, why nobody knows whether they were. What was not tried is `Connection`.
     pub outcome: Result<i64>,
 }
 
@@ -60,7 +60,7 @@ impl<T> Batch<T> {
             let outcomes = match &failed {
                 None => join_all(some.iter().map(|writes| commit(&self.sync, writes))).await,
                 Some(why) => {
-                    let error = Error::new(ErrorKind::Unavailable, "write the rest: not tried");
+                    let error = Error::new(ErrorKind::Connection, "write the rest: not tried");
                     vec![Err(error.because(why.clone())); some.len()]
                 }
             };
