@@ -117,7 +117,10 @@ impl Registry {
         query.passing = given.passing.unwrap_or(false);
         query.wait = given.wait.unwrap_or(WAIT);
         if url.tls() {
-            query.agent.tls = Some(secured(url)?);
+            let tls = url.secured()?;
+            tls.check()
+                .map_err(|error| Error::config(format!("open {url}")).because(error))?;
+            query.agent.tls = Some(tls);
         }
         let mut rules = self.0.rules.clone();
         rules.ttl = url.ttl().unwrap_or(TTL);
@@ -267,31 +270,6 @@ impl Registry {
         services.insert(name.clone(), Arc::downgrade(&service));
         service
     }
-}
-
-#[cfg(feature = "_tls")]
-fn secured(url: &RegistryUrl) -> Result<Tls> {
-    let mut tls = Tls::new();
-    match url.ca() {
-        Some(ca) => tls = tls.ca_file(ca),
-        #[cfg(feature = "tls-webpki-roots")]
-        None => tls = tls.webpki_roots(),
-        #[cfg(not(feature = "tls-webpki-roots"))]
-        None => {}
-    }
-    if let Some((certificate, key)) = url.identity() {
-        tls = tls.identity_files(certificate, key);
-    }
-    tls.check()
-        .map_err(|error| Error::config(format!("open {url}")).because(error))?;
-    Ok(tls)
-}
-
-#[cfg(not(feature = "_tls"))]
-fn secured(url: &RegistryUrl) -> Result<crate::transport::Tls> {
-    Err(Error::config(format!(
-        "open {url}: TLS needs one of the features `tls-ring` and `tls-aws-lc`; add it in Cargo.toml"
-    )))
 }
 
 impl fmt::Debug for Registry {

@@ -12,7 +12,7 @@ use crate::{Error, Result, transport::Tls};
 #[derive(Clone, Eq, PartialEq)]
 pub struct Options {
     user: Option<(String, String)>,
-    tls: Option<Tls>,
+    pub(super) tls: Option<Tls>,
     pub(super) read: Duration,
     pub(super) write: Duration,
 }

@@ -180,32 +180,8 @@ fn options(url: &RegistryUrl) -> Result<Options> {
     if !url.tls() {
         return Ok(options);
     }
-    secured(options, url)
-}
-
-#[cfg(feature = "_tls")]
-fn secured(options: Options, url: &RegistryUrl) -> Result<Options> {
-    use crate::transport::Tls;
-
-    let mut tls = Tls::new();
-    match url.ca() {
-        Some(ca) => tls = tls.ca_file(ca),
-        #[cfg(feature = "tls-webpki-roots")]
-        None => tls = tls.webpki_roots(),
-        #[cfg(not(feature = "tls-webpki-roots"))]
-        None => {}
-    }
-    if let Some((certificate, key)) = url.identity() {
-        tls = tls.identity_files(certificate, key);
-    }
-    Ok(options.tls(tls))
-}
-
-#[cfg(not(feature = "_tls"))]
-fn secured(_: Options, url: &RegistryUrl) -> Result<Options> {
-    Err(Error::config(format!(
-        "open {url}: TLS needs one of the features `tls-ring` and `tls-aws-lc`; add it in Cargo.toml"
-    )))
+    options.tls = Some(url.secured()?);
+    Ok(options)
 }
 
 impl fmt::Debug for Registry {

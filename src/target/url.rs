@@ -8,6 +8,8 @@ use super::{
     read::{check_name, read},
     text::{hidden_word, refuse, word},
 };
+#[cfg(any(feature = "etcd", feature = "consul"))]
+use crate::transport::Tls;
 use crate::{Address, Error, ServiceName, parse::from_text};
 
 /// One registry: the part of a [`Target`] before the service, as `FLEET_REGISTRY` holds it.
@@ -251,6 +253,31 @@ impl RegistryUrl {
     /// `?cert=` and `?key=`: the files with our own certificate and its key.
     pub fn identity(&self) -> Option<(&Path, &Path)> {
         Some((self.query.cert.as_deref()?, self.query.key.as_deref()?))
+    }
+
+    /// How it is reached by TLS, where it is to be.
+    #[cfg(all(feature = "_tls", any(feature = "etcd", feature = "consul")))]
+    pub(crate) fn secured(&self) -> Result<Tls, Error> {
+        let mut tls = Tls::new();
+        match self.ca() {
+            Some(ca) => tls = tls.ca_file(ca),
+            #[cfg(feature = "tls-webpki-roots")]
+            None => tls = tls.webpki_roots(),
+            #[cfg(not(feature = "tls-webpki-roots"))]
+            None => {}
+        }
+        if let Some((certificate, key)) = self.identity() {
+            tls = tls.identity_files(certificate, key);
+        }
+        Ok(tls)
+    }
+
+    /// The same where there is none.
+    #[cfg(all(not(feature = "_tls"), any(feature = "etcd", feature = "consul")))]
+    pub(crate) fn secured(&self) -> Result<Tls, Error> {
+        Err(Error::config(format!(
+            "open {self}: TLS needs one of the features `tls-ring` and `tls-aws-lc`; add it in Cargo.toml"
+        )))
     }
 
     /// `?weights=`: one for each static address, or none.

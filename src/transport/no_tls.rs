@@ -10,7 +10,7 @@ use crate::{Address, Error, Instance};
 pub(crate) enum Tls {}
 
 impl Tls {
-    #[cfg(feature = "etcd")]
+    #[cfg(any(feature = "etcd", feature = "consul"))]
     pub(crate) fn check(&self) -> Result<(), Error> {
         match *self {}
     }

@@ -2,10 +2,10 @@
 
 use twox_hash::XxHash64;
 
-use super::{Affinity, Members};
+use super::{Affinity, Members, Table, Tabled};
 use crate::{
     Endpoints,
-    balance::{Call, Pick, Policy},
+    balance::{Pick, Policy},
 };
 
 /// The endpoint that stands in a large table where the call's hash points: even shares, and one look.
@@ -18,12 +18,9 @@ pub struct Maglev {
     size: usize,
 }
 
+/// Who stands where, by number.
 #[derive(Debug)]
-struct Table {
-    affinity: Affinity,
-    members: Members,
-    places: Box<[u32]>,
-}
+struct Places(Box<[u32]>);
 
 const SIZE: usize = 65_537;
 /// Envoy's greatest; a prime, as they all are.
@@ -117,26 +114,17 @@ fn is_prime(n: usize) -> bool {
 impl Policy for Maglev {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         let members = Members::of(ready);
-        Box::new(Table {
+        Box::new(Tabled {
             affinity: self.affinity.clone(),
-            places: self.places(&members),
+            table: Places(self.places(&members)),
             members,
         })
     }
 }
 
-impl Table {
+impl Table for Places {
     fn at(&self, hash: u64) -> usize {
-        self.places[(hash % self.places.len() as u64) as usize] as usize
-    }
-}
-
-impl Pick for Table {
-    fn pick(&self, call: &Call<'_>) -> usize {
-        let hash = self.affinity.hash(call);
-        let order = self.members.order(hash, |hash| self.at(hash));
-        let chosen = self.affinity.first_of(order, &self.members, call);
-        chosen.unwrap_or_else(|| self.at(hash))
+        self.0[(hash % self.0.len() as u64) as usize] as usize
     }
 }
 

@@ -13,7 +13,7 @@ pub use maglev::Maglev;
 pub use rendezvous::Rendezvous;
 pub use ring::RingHash;
 
-use super::{Call, dice};
+use super::{Call, Pick, dice};
 use crate::{Endpoint, Endpoints, Error};
 
 /// Which calls belong together, and how far that goes.
@@ -156,6 +156,28 @@ impl Members {
     }
 }
 
+/// Says who comes first for a hash.
+trait Table: fmt::Debug + Send + Sync + 'static {
+    fn at(&self, hash: u64) -> usize;
+}
+
+/// Calls go where a table says.
+#[derive(Debug)]
+struct Tabled<T> {
+    affinity: Affinity,
+    members: Members,
+    table: T,
+}
+
+impl<T: Table> Pick for Tabled<T> {
+    fn pick(&self, call: &Call<'_>) -> usize {
+        let hash = self.affinity.hash(call);
+        let order = self.members.order(hash, |hash| self.table.at(hash));
+        let chosen = self.affinity.first_of(order, &self.members, call);
+        chosen.unwrap_or_else(|| self.table.at(hash))
+    }
+}
+
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Members")
@@ -173,7 +195,7 @@ mod tests {
     use http::HeaderMap;
 
     use super::{
-        super::{Pick, Policy, conform},
+        super::{Policy, conform},
         *,
     };
     use crate::InstanceId;

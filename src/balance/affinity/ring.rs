@@ -2,10 +2,10 @@
 
 use twox_hash::XxHash64;
 
-use super::{Affinity, Members};
+use super::{Affinity, Members, Table, Tabled};
 use crate::{
     Endpoints,
-    balance::{Call, Pick, Policy},
+    balance::{Pick, Policy},
 };
 
 /// The endpoint whose entry on a ring of hashes follows the call's: the ring of gRPC's `ring_hash` (A42), for fleets
@@ -20,13 +20,9 @@ pub struct RingHash {
     most: usize,
 }
 
+/// Hashes with the places they stand for, in order.
 #[derive(Debug)]
-struct Ring {
-    affinity: Affinity,
-    members: Members,
-    /// Hashes with the places they stand for, in order.
-    entries: Box<[(u64, u32)]>,
-}
+struct Ring(Box<[(u64, u32)]>);
 
 /// Beyond this, gRPC refuses a ring.
 const MOST: usize = 8 << 20;
@@ -86,29 +82,20 @@ impl RingHash {
 impl Policy for RingHash {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         let members = Members::of(ready);
-        Box::new(Ring {
+        Box::new(Tabled {
             affinity: self.affinity.clone(),
-            entries: self.ring(&members),
+            table: Ring(self.ring(&members)),
             members,
         })
     }
 }
 
-impl Ring {
+impl Table for Ring {
     fn at(&self, hash: u64) -> usize {
-        let next = self.entries.partition_point(|(entry, _)| *entry < hash);
+        let next = self.0.partition_point(|(entry, _)| *entry < hash);
         // After the last comes the first.
-        let entry = self.entries.get(next).or_else(|| self.entries.first());
+        let entry = self.0.get(next).or_else(|| self.0.first());
         entry.map_or(0, |(_, place)| *place as usize)
-    }
-}
-
-impl Pick for Ring {
-    fn pick(&self, call: &Call<'_>) -> usize {
-        let hash = self.affinity.hash(call);
-        let order = self.members.order(hash, |hash| self.at(hash));
-        let chosen = self.affinity.first_of(order, &self.members, call);
-        chosen.unwrap_or_else(|| self.at(hash))
     }
 }
 
@@ -148,11 +135,7 @@ mod tests {
     fn entries_are_hashes_of_the_id_and_a_number_and_a_call_goes_to_the_next() {
         let ready = conform::endpoints(&[1, 1]);
         let members = Members::of(&ready);
-        let pick = Ring {
-            affinity: Affinity::default(),
-            entries: RingHash::default().entries(4, 4).ring(&members),
-            members,
-        };
+        let pick = Ring(RingHash::default().entries(4, 4).ring(&members));
         let mut model: Vec<(u64, usize)> = [("i00000", 0), ("i00001", 1)]
             .into_iter()
             .flat_map(|(id, place)| [0, 1].map(|nth| (format!("{id}_{nth}"), place)))
