@@ -83,6 +83,9 @@ impl Coordinator {
     /// The same cluster, where what is held outlives its process for so long. Ten seconds, or the time to
     /// live in the URL, unless set; never under two. With a shorter one, what a dead process held is free
     /// sooner, and a living one loses it to shorter outages.
+    ///
+    /// What is held by this one and by the one it was made of is let go of by either's [`close`](Self::close) as far
+    /// as it is registrations and what is followed; locks belong to the one that took them.
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         let (etcd, retry) = (self.etcd().clone(), self.leases.asker.retry.clone());
@@ -103,13 +106,17 @@ impl Coordinator {
 
     /// A lock, by its name, which is what stands before the last `/` of its keys.
     ///
+    /// As with Go's locks, whoever stands in line for `a/b` stands in the line of `a`, too: use names of which none
+    /// begins with another and a `/`. Who holds `a/b` and waits for `a` waits for himself.
+    ///
     /// # Errors
     /// `Validation` when the name is empty or ends in `/`.
     pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock> {
         Lock::new(&self.leases, &self.whole(name.as_ref()))
     }
 
-    /// An election, by its name, which is what stands before the last `/` of its keys.
+    /// An election, by its name, which is what stands before the last `/` of its keys. What is said of a lock's
+    /// name holds for its, too.
     ///
     /// # Errors
     /// `Validation` when the name is empty or ends in `/`.
@@ -117,7 +124,8 @@ impl Coordinator {
         Election::new(&self.leases, &self.whole(name.as_ref()))
     }
 
-    /// The configuration under a prefix, which is what stands before the last `/` common to its keys.
+    /// The configuration under a prefix, which is what stands before the last `/` common to its keys. Keys
+    /// of locks and elections below it would be listed as configuration: give each a prefix of its own.
     ///
     /// # Errors
     /// `Validation` when the prefix is empty or ends in `/`.

@@ -94,7 +94,8 @@ impl Lock {
         })
     }
 
-    /// Takes the lock if nobody has it or waits for it. Never stands in line.
+    /// Takes the lock if nobody has it or waits for it. Never stands in line. When etcd's answer was lost, and somebody
+    /// came meanwhile, it may say that somebody else has it.
     ///
     /// # Errors
     /// As for [`acquire`](Self::acquire). That somebody else has it is none.
@@ -222,7 +223,8 @@ impl Guard {
         inner.ok_or_else(|| Error::new(ErrorKind::Lost, doing).because("it is not ours any more"))
     }
 
-    /// Lets go of the lock, and returns when etcd has confirmed it: the next in line has it, or may.
+    /// Lets go of the lock, and returns when etcd has confirmed it: the next in line has it, or may. One that is lost
+    /// already is given up at once; its key stands until its lease ends.
     ///
     /// # Errors
     /// When etcd cannot be asked: the lock is free when the lease ends, if not before.
