@@ -151,8 +151,8 @@ async fn what_is_known_outlives_a_change_of_the_set() {
     assert!(given[..3].iter().sum::<usize>() < 10, "{given:?}");
 }
 
-#[test]
-fn calls_in_flight_are_levelled() {
+#[tokio::test(start_paused = true)]
+async fn calls_in_flight_are_levelled() {
     let mut fleet = among(20);
 
     let held: Vec<_> = (0..200).filter_map(|_| fleet.call()).collect();
