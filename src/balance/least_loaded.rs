@@ -1,6 +1,6 @@
 //! The less busy of two.
 
-use super::{Call, Pick, Policy, alias::Alias, dice};
+use super::{Call, Pick, Policy, two::Two};
 use crate::{Endpoint, Endpoints};
 
 /// The one with fewer calls in flight, for its weight, of two drawn by chance.
@@ -16,38 +16,19 @@ pub struct LeastLoaded;
 #[derive(Debug)]
 struct OfTwo {
     endpoints: Endpoints,
-    /// How to draw by weight; none when all weights are equal.
-    alias: Option<Alias>,
+    two: Two,
 }
 
 impl Policy for LeastLoaded {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        let mut weights = ready.iter().map(Endpoint::weight);
-        let first = weights.next();
-        let equal = weights.all(|weight| Some(weight) == first);
         Box::new(OfTwo {
             endpoints: ready.clone(),
-            alias: (!equal).then(|| Alias::of(ready)),
+            two: Two::of(ready),
         })
     }
 }
 
 impl OfTwo {
-    fn draw(&self) -> (usize, usize) {
-        let n = self.endpoints.len();
-        if let Some(alias) = &self.alias {
-            let first = alias.at(dice::roll());
-            // Drawn against itself, the slowest of all would win. Where nobody else is drawn, nobody else has weight.
-            let mut others = (0..TRIES).map(|_| alias.at(dice::roll()));
-            let second = others.find(|second| *second != first);
-            return (first, second.unwrap_or(first));
-        }
-        let bits = dice::roll();
-        let first = dice::scale(bits as u32, n);
-        let second = dice::scale((bits >> 32) as u32, n - 1);
-        (first, if second >= first { second + 1 } else { second })
-    }
-
     /// Whether the first is busier than the second, each for its weight.
     fn is_busier(&self, first: usize, second: usize) -> bool {
         let [a, b] = [first, second].map(|place| &self.endpoints[place]);
@@ -73,8 +54,6 @@ impl OfTwo {
     }
 }
 
-/// How often another is drawn by weight.
-const TRIES: usize = 4;
 /// Latencies closer than this times each other are the same: to follow every difference would leave the
 /// slightly slower half of a fleet idle.
 const APART: u64 = 4;
@@ -86,7 +65,7 @@ impl Pick for OfTwo {
         if self.endpoints.len() == 1 {
             return 0;
         }
-        let (first, second) = self.draw();
+        let (first, second) = self.two.draw();
         if self.is_busier(first, second) {
             second
         } else {
@@ -112,18 +91,6 @@ mod tests {
         let picks = (0..100).map(|_| pick.pick(&Call::new("/a.B/C", &headers)));
 
         assert!(picks.eq([1; 100]));
-    }
-
-    #[test]
-    fn one_of_unequal_weights_is_hardly_ever_drawn_against_itself() {
-        let endpoints = conform::endpoints(&[10, 10, 10, 10, 10, 10, 10, 1]);
-        let alias = Some(Alias::of(&endpoints));
-        let pick = OfTwo { endpoints, alias };
-
-        let draws = (0..10_000).map(|_| pick.draw());
-
-        let same = draws.filter(|(first, second)| first == second).count();
-        assert!(same < 40, "{same}");
     }
 
     #[test]
@@ -173,8 +140,8 @@ mod tests {
         let ready = conform::endpoints(&[4, 1]);
         let _calls = [ready[0].begin(), ready[0].begin(), ready[1].begin()];
         let of_two = OfTwo {
+            two: Two::of(&ready),
             endpoints: ready,
-            alias: None,
         };
 
         assert!(of_two.is_busier(1, 0));

@@ -32,10 +32,12 @@ mod affinity;
 mod alias;
 mod dice;
 mod least_loaded;
+mod peak_ewma;
 mod pick_first;
 mod random;
 mod rehearsal;
 mod round_robin;
+mod two;
 mod weighted;
 
 use std::{fmt, sync::Arc};
@@ -45,6 +47,7 @@ use http::HeaderMap;
 pub use adaptive::Adaptive;
 pub use affinity::{Affinity, Maglev, Rendezvous, RingHash};
 pub use least_loaded::LeastLoaded;
+pub use peak_ewma::PeakEwma;
 pub use pick_first::PickFirst;
 pub use random::{Random, WeightedRandom};
 pub use rehearsal::{Rehearsal, Rehearsed};
@@ -150,13 +153,14 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "weighted" => Ok(Arc::new(Weighted::default())),
         "weighted_random" => Ok(Arc::new(WeightedRandom)),
         "least_loaded" => Ok(Arc::new(LeastLoaded)),
+        "peak_ewma" => Ok(Arc::new(PeakEwma::default())),
         "pick_first" => Ok(Arc::new(PickFirst::default())),
         "ring_hash" => Ok(Arc::new(RingHash::default())),
         "maglev" => Ok(Arc::new(Maglev::default())),
         "rendezvous" => Ok(Arc::new(Rendezvous::default())),
         _ => Err(Error::config(format!(
             "there is no policy {name:?}: it is one of adaptive, round_robin, random, weighted, weighted_random, \
-             least_loaded, pick_first, ring_hash, maglev, rendezvous"
+             least_loaded, peak_ewma, pick_first, ring_hash, maglev, rendezvous"
         ))),
     }
 }
@@ -217,6 +221,7 @@ pub(crate) mod conform {
             "weighted",
             "weighted_random",
             "least_loaded",
+            "peak_ewma",
             "ring_hash",
             "maglev",
             "rendezvous",

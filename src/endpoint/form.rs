@@ -57,6 +57,14 @@ impl Tick {
         })
     }
 
+    pub(super) fn word(self) -> u32 {
+        self.0
+    }
+
+    pub(super) fn of_word(word: u32) -> Self {
+        Self(word)
+    }
+
     /// Seconds from then to now.
     #[inline]
     pub(crate) fn since(self, then: Self) -> f32 {

@@ -220,6 +220,7 @@ impl InFlight {
         let time = now.saturating_duration_since(self.began);
         self.took(time);
         self.vitals.form().took(time, now);
+        self.is_sensed(time, now);
         if mem::take(&mut self.waits) {
             self.vitals.form().speaks(now);
         }
@@ -234,6 +235,13 @@ impl InFlight {
         if time >= self.vitals.latency().usual() {
             self.took(time);
             self.vitals.form().kept_waiting(time);
+            self.is_sensed(time, self.began + time);
+        }
+    }
+
+    fn is_sensed(&self, time: Duration, now: Instant) {
+        if let Some(senses) = self.vitals.senses() {
+            senses.took(time, now);
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Form, InFlight, Latency, OLD_FAILURES, fade, links::Links};
+use super::{Form, InFlight, Latency, OLD_FAILURES, Senses, fade, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Mode, Notice, Outcome, PUSHBACK, Turn},
@@ -33,6 +33,8 @@ pub(crate) struct Vitals {
     begun: AtomicU64,
     /// What they came to: nobody has it of those who are never called.
     attempts: OnceLock<Box<Attempted>>,
+    /// What some policies go by: nobody has it of those that others choose among.
+    senses: OnceLock<Box<Senses>>,
     /// Until when it asked to be spared, in milliseconds since it is known.
     spared: AtomicU64,
     known_since: Instant,
@@ -99,6 +101,7 @@ impl Vitals {
             in_flight: AtomicUsize::new(0),
             begun: AtomicU64::new(0),
             attempts: OnceLock::new(),
+            senses: OnceLock::new(),
             conduct: Conduct::new(limit),
             form: Form::default(),
             spared: AtomicU64::new(0),
@@ -269,6 +272,17 @@ impl Vitals {
     /// In what form it is; see [`Form`].
     pub(crate) fn form(&self) -> &Form {
         &self.form
+    }
+
+    /// What is to be kept of it beside the rest, from now on.
+    pub(crate) fn sense(&self) -> &Senses {
+        self.senses.get_or_init(Box::default)
+    }
+
+    /// The same, if anybody asked for it.
+    #[inline]
+    pub(super) fn senses(&self) -> Option<&Senses> {
+        self.senses.get().map(|senses| &**senses)
     }
 
     /// It lost a comparison with another; whether it did so for a while.

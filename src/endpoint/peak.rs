@@ -1,0 +1,177 @@
+//! How long an endpoint takes at its worst, of late.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::Tick;
+
+/// An average of latencies that goes up at once and comes down in time, as in Finagle and tower.
+///
+/// The estimate and when it was made are one word, so that callers read and write it without a lock. As there,
+/// to read it is to let it decay.
+#[derive(Debug)]
+pub(crate) struct Peak {
+    /// Seconds as a float, and the tick.
+    word: AtomicU64,
+    /// Seconds as a float: after so long, a third is left.
+    decay: AtomicU32,
+}
+
+impl Peak {
+    /// Of one that nothing is known of.
+    pub(crate) fn new(assumed: Duration, now: Instant) -> Self {
+        let word = pack(assumed.as_secs_f32(), Tick::at(now));
+        Self {
+            word: AtomicU64::new(word),
+            decay: AtomicU32::new(f32::to_bits(1.0)),
+        }
+    }
+
+    /// From now on.
+    pub(crate) fn decays_in(&self, decay: Duration) {
+        // Never in no time, for which there is no share to be had.
+        let decay = decay.as_secs_f32().max(1e-9);
+        self.decay.store(decay.to_bits(), Relaxed);
+    }
+
+    /// Seconds, as far as they have not decayed.
+    pub(crate) fn read(&self, now: Tick) -> f32 {
+        let word = self.word.load(Relaxed);
+        let (known, then) = unpack(word);
+        if ticks(now, then) == 0 {
+            return known;
+        }
+        let left = self.after(known, 0.0, now.since(then));
+        // Whoever else was here meanwhile has seen to it.
+        let _ = self
+            .word
+            .compare_exchange(word, pack(left, now), Relaxed, Relaxed);
+        left
+    }
+
+    /// A call took so long.
+    pub(crate) fn took(&self, time: Duration, now: Instant) {
+        let (took, now) = (time.as_secs_f32(), Tick::at(now));
+        let with = |word| {
+            let (known, then) = unpack(word);
+            let aged = ticks(now, then) > 0;
+            let average = match known < took {
+                true => took,
+                false if aged => self.after(known, took, now.since(then)),
+                false => known,
+            };
+            Some(pack(average, if aged { now } else { then }))
+        };
+        // It never declines, so it never fails.
+        let _ = self.word.fetch_update(Relaxed, Relaxed, with);
+    }
+
+    /// What was known is on its way to this for so many seconds.
+    fn after(&self, known: f32, this: f32, seconds: f32) -> f32 {
+        let decay = f32::from_bits(self.decay.load(Relaxed));
+        let left = (-seconds / decay).exp();
+        known * left + this * (1.0 - left)
+    }
+}
+
+/// How many, from then on; none, where another thread read the clock later and was here before.
+fn ticks(now: Tick, then: Tick) -> i32 {
+    (now.word().wrapping_sub(then.word()) as i32).max(0)
+}
+
+fn pack(seconds: f32, tick: Tick) -> u64 {
+    u64::from(seconds.to_bits()) << 32 | u64::from(tick.word())
+}
+
+fn unpack(word: u64) -> (f32, Tick) {
+    let seconds = f32::from_bits((word >> 32) as u32);
+    (seconds, Tick::of_word(word as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        task::{Context, Poll},
+    };
+
+    use tokio::time::advance;
+    use tower::{
+        Service,
+        load::{CompleteOnResponse, Load, PeakEwma},
+    };
+
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+    const DECAY: Duration = Duration::from_secs(10);
+
+    /// A service whose answer is there when it is asked for.
+    struct Ready;
+
+    impl Service<()> for Ready {
+        type Response = ();
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<(), Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, (): ()) -> Self::Future {
+            std::future::ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_up_and_down_as_towers_does() {
+        let decay = DECAY.as_nanos() as f64;
+        let complete = CompleteOnResponse::default();
+        let mut theirs = PeakEwma::new(Ready, Duration::from_secs(1), decay, complete);
+        let ours = Peak::new(Duration::from_secs(1), Instant::now());
+        ours.decays_in(DECAY);
+
+        for (wait, took) in [(0, 20), (500, 400), (4_000, 30), (1, 2_500), (9_000, 5)] {
+            advance(MILLI * wait).await;
+            let began = Instant::now();
+            let call = theirs.call(());
+            advance(MILLI * took).await;
+            call.await.unwrap();
+            let now = Instant::now();
+            ours.took(now - began, now);
+
+            // Their cost is a type that can only be compared and printed.
+            let cost = format!("{:?}", theirs.load());
+            let cost: f64 = cost["Cost(".len()..cost.len() - 1].parse().unwrap();
+            let ours = f64::from(ours.read(Tick::at(now)));
+            assert!((ours * 1e9 / cost - 1.0).abs() < 1e-3, "{ours} {cost}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_read_earlier_and_comes_later_changes_nothing() {
+        let now = Instant::now();
+        let peak = Peak::new(MILLI * 100, now + MILLI * 50);
+        peak.decays_in(MILLI);
+
+        let read = peak.read(Tick::at(now));
+        peak.took(MILLI, now);
+
+        assert_eq!((read, peak.read(Tick::at(now))), (0.1, 0.1));
+    }
+
+    #[test]
+    fn without_time_to_decay_only_the_last_answer_counts() {
+        let now = Instant::now();
+        let peak = Peak::new(MILLI * 100, now);
+        peak.decays_in(Duration::ZERO);
+
+        peak.took(MILLI * 5, now + MILLI);
+
+        assert_eq!(peak.read(Tick::at(now + MILLI)), 0.005);
+    }
+}
