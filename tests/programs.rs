@@ -554,3 +554,24 @@ async fn a_fleet_moves_from_one_layout_to_another_and_no_call_is_lost() {
     );
     println!("{}", moved.stdout);
 }
+
+#[tokio::test]
+async fn a_policy_of_ones_own_leaves_one_that_fails_alone() {
+    let shown = run("policy", "").await;
+
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let counts = |line: &str| line.split_once("c fails: ").unwrap().1.to_owned();
+    let lines = shown.stdout.lines().map(counts);
+    let lines: Vec<Value> = lines
+        .map(|line| serde_json::from_str(&line).unwrap())
+        .collect();
+    let [rehearsed, called] = &lines[..] else {
+        panic!("{shown:?}");
+    };
+    for (counts, failing) in [(rehearsed, "c"), (called, "failed")] {
+        assert!(counts[failing].as_u64().unwrap() <= 50, "{shown:?}");
+        for good in ["a", "b", "d"] {
+            assert!(counts[good].as_u64().unwrap() >= 200, "{shown:?}");
+        }
+    }
+}

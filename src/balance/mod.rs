@@ -3,6 +3,76 @@
 //! A [`Policy`] is asked when the set of ready endpoints changes and gives a [`Pick`], which is asked once
 //! a call. What must outlive a change, such as whose turn it is, lives in the policy.
 //!
+//! # A policy of your own
+//!
+//! Two traits, a method each:
+//!
+//! ```
+//! use std::sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}};
+//! use tonic_fleet::{Endpoint, Endpoints, balance::{Call, Pick, Policy}};
+//!
+//! /// The less busy of two in turn.
+//! #[derive(Debug, Default)]
+//! struct BestOfTwo(Arc<AtomicUsize>);
+//!
+//! #[derive(Debug)]
+//! struct Among(Endpoints, Arc<AtomicUsize>);
+//!
+//! impl Policy for BestOfTwo {
+//!     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
+//!         Box::new(Among(ready.clone(), Arc::clone(&self.0)))
+//!     }
+//! }
+//!
+//! impl Pick for Among {
+//!     fn pick(&self, _: &Call<'_>) -> usize {
+//!         let turn = self.1.fetch_add(1, Relaxed);
+//!         let [a, b] = [turn, turn.wrapping_add(1)].map(|turn| turn % self.0.len());
+//!         let busy = |place| self.0.get(place).map(Endpoint::in_flight);
+//!         if busy(b) < busy(a) { b } else { a }
+//!     }
+//! }
+//!
+//! // On a channel:
+//! # fn example() -> Result<(), tonic_fleet::Error> {
+//! # use tonic_fleet::Channel;
+//! let target = "static://10.0.0.1:50051,10.0.0.2:50051".parse()?;
+//! let builder = Channel::builder(target).policy(BestOfTwo::default());
+//! # Ok(())
+//! # }
+//!
+//! // And without one, call by call, on a clock that is moved by hand where tokio's is paused:
+//! # use tonic_fleet::{Instance, balance::Rehearsal};
+//! let mut rehearsal = Rehearsal::of(BestOfTwo::default());
+//! for id in ["a", "b", "c"] {
+//!     rehearsal.put(Instance::at("10.0.0.1:50051")?.id(id)?);
+//! }
+//! let calls: Vec<_> = (0..3).filter_map(|_| rehearsal.call()).collect();
+//! let mut called: Vec<_> = calls.iter().map(|call| call.endpoint().id().as_str()).collect();
+//! called.sort_unstable();
+//! assert_eq!(called, ["a", "b", "c"]);
+//! # Ok::<(), tonic_fleet::Error>(())
+//! ```
+//!
+//! What a policy may go by:
+//!
+//! - of the call: its [path](Call::path), [headers](Call::headers), [key](Call::key), and whom it
+//!   [tried](Call::tried);
+//! - of an [endpoint](crate::Endpoint): [calls in flight](crate::Endpoint::in_flight), [calls](crate::Endpoint::calls) and
+//!   [failures](crate::Endpoint::failures), and what the registry says: zone, version, tags, metadata;
+//! - its [weight](crate::Endpoint::weight), which has in it how far one that is new has warmed up.
+//!
+//! What is done for every policy, so that none has to: endpoints that are not connected, unwell, ejected or
+//! draining are not among those that it is given; one that a call has tried is passed over, and so is one that has
+//! just lost its connection; one that was ejected is tried again with one call at a time.
+//!
+//! What it owes: a pick neither waits nor locks, for all calls of a channel go through it; tables are built in
+//! [`Policy::over`]. One that compares costs must have failures in them: who fails at once has no calls in flight and looks
+//! idle.
+//!
+//! In the repository, `examples/policy.rs` runs one of 39 lines in a rehearsal and on real servers, and `scripts/sim
+//! --policies tower,best_of_three` runs the same file in simulated fleets, beside others. A call's header can decide too:
+//!
 //! ```
 //! use tonic_fleet::{Endpoints, balance::{Call, Pick, Policy}};
 //!

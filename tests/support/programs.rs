@@ -212,6 +212,8 @@ fn built() -> &'static PathBuf {
                 "agent",
                 "--example",
                 "migrate",
+                "--example",
+                "policy",
             ])
             .args(if cfg!(debug_assertions) {
                 &[][..]

@@ -3,21 +3,29 @@
 use std::{fmt::Write, path::PathBuf};
 
 use crate::{
-    contenders,
+    claims, contenders,
     scenario::{self, Scenario},
 };
 
 /// What is to be run.
 #[derive(Debug)]
 pub struct Arguments {
+    pub parts: Vec<Part>,
+    /// Whether it is said at the end what holds of what we claim.
+    pub claims: bool,
+    pub json: Option<PathBuf>,
+    pub pictures: Option<PathBuf>,
+}
+
+/// Scenarios that the same policies run.
+#[derive(Clone, Debug)]
+pub struct Part {
     pub scenarios: Vec<Scenario>,
     /// The first is the base of all ratios.
     pub policies: Vec<String>,
     pub seeds: Vec<u64>,
     /// Whether each seed bends the scenario.
     pub bend: bool,
-    pub json: Option<PathBuf>,
-    pub pictures: Option<PathBuf>,
 }
 
 pub enum Asked {
@@ -37,16 +45,23 @@ const USUAL: [&str; 5] = [
 const FIRST_SEED: u64 = 1000;
 const SEEDS: u64 = 2;
 const MANY_SEEDS: u64 = 10;
+/// Fleets of equals differ little from seed to seed, and there are forty.
+const HERD_SEEDS: u64 = 3;
 
 const HELP: &str = "\
 Policies against each other in simulated fleets.
 
-  scripts/sim [SCENARIO…]   these, or all; `herd` is 40 fleets of equals, from 2 servers to 100
+  scripts/sim [SCENARIO…]   these, or all; `herd` is 40 fleets of equals, from 2 servers to 100, and `ramp` is S18,
+                            nine loads from three quarters to much too much
+  scripts/sim claims [SCENARIO…]
+                            what the crate claims of `adaptive`, and of all its policies in `herd`: what holds and what
+                            does not; ten seeds, three for `herd`; the better part of an hour on one core
     --policies A,B,…        compares these; the first is the base of the ratios
     --seeds N               2 unless given
     --first-seed N          1000 unless given; what was tuned was tuned on others
-    --full                  ten seeds and all policies: more than half an hour, where the default takes a few minutes
-    --exact                 the scenarios as they are written, and not each parameter up to a fifth off
+    --full                  ten seeds and all policies: hours, where the default takes a few minutes
+    --perturb               each parameter up to a fifth off, as the seed decides: so it is done unless --exact is given
+    --exact                 the scenarios as they are written; `herd` always is
     --json FILE             all figures of all runs
     --svg FOLDER            pictures: tails by scenario, and the share of a bad server over time
 
@@ -55,50 +70,109 @@ confidence. Times are in milliseconds. `share` is what bad servers were given ag
 many failures a client saw, `back` how many seconds a server that is well again waits for four fifths of its share.
 ";
 
+/// As the words say, before what is not said is filled in.
+struct Words {
+    scenarios: Vec<Scenario>,
+    herds: bool,
+    policies: Option<Vec<String>>,
+    first: u64,
+    count: Option<u64>,
+    bend: bool,
+    claims: bool,
+}
+
 impl Arguments {
     pub fn read(words: &[String]) -> Result<Asked, String> {
-        let mut these = Self {
+        let mut said = Words {
             scenarios: Vec::new(),
-            policies: USUAL.map(String::from).into(),
-            seeds: Vec::new(),
+            herds: false,
+            policies: None,
+            first: FIRST_SEED,
+            count: None,
             bend: true,
-            json: None,
-            pictures: None,
+            claims: false,
         };
-        let (mut first, mut count) = (FIRST_SEED, SEEDS);
+        let (mut json, mut pictures) = (None, None);
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
                 "--help" | "-h" => return Ok(Asked::Help),
-                "--policies" => these.policies = policies(value()?)?,
-                "--seeds" => count = number(word, value()?)?,
-                "--first-seed" => first = number(word, value()?)?,
+                "--policies" => said.policies = Some(policies(value()?)?),
+                "--seeds" => said.count = Some(number(word, value()?)?),
+                "--first-seed" => said.first = number(word, value()?)?,
                 "--full" => {
-                    count = MANY_SEEDS;
-                    these.policies = everybody();
+                    said.count = Some(MANY_SEEDS);
+                    said.policies = Some(everybody());
                 }
-                "--exact" => these.bend = false,
-                "--json" => these.json = Some(value()?.into()),
-                "--svg" => these.pictures = Some(value()?.into()),
-                "herd" => {
-                    these.bend = false;
-                    these.scenarios.extend(scenario::herds());
-                }
-                name => these.scenarios.push(
+                "--perturb" => said.bend = true,
+                "--exact" => said.bend = false,
+                "--json" => json = Some(value()?.into()),
+                "--svg" => pictures = Some(value()?.into()),
+                "claims" => said.claims = true,
+                "herd" => said.herds = true,
+                "ramp" => said.scenarios.extend(scenario::ramp()),
+                name => said.scenarios.push(
                     Scenario::named(name)
                         .ok_or_else(|| format!("there is no scenario {name:?}"))?,
                 ),
             }
         }
-        if count == 0 {
+        if said.count == Some(0) {
             return Err("--seeds is 0: at least one is needed".to_owned());
         }
-        if these.scenarios.is_empty() {
-            these.scenarios = scenario::ALL.into();
+        Ok(Asked::Run(Box::new(Self {
+            claims: said.claims,
+            parts: said.parts(),
+            json,
+            pictures,
+        })))
+    }
+}
+
+impl Words {
+    fn parts(self) -> Vec<Part> {
+        let all = self.scenarios.is_empty() && !self.herds;
+        let seeds = |usual| {
+            let count = self.count.unwrap_or(usual);
+            (self.first..self.first.saturating_add(count)).collect()
+        };
+        let policies = |usual: &[&str]| {
+            let usual = || usual.iter().map(|&name| name.to_owned()).collect();
+            self.policies.clone().unwrap_or_else(usual)
+        };
+        let many = if self.claims { MANY_SEEDS } else { SEEDS };
+        let usual: &[&str] = if self.claims {
+            &claims::POLICIES
+        } else {
+            &USUAL
+        };
+        let named = Part {
+            policies: policies(usual),
+            seeds: seeds(many),
+            bend: self.bend,
+            scenarios: if all {
+                scenario::ALL.into()
+            } else {
+                self.scenarios.clone()
+            },
+        };
+        let mut among_equals = policies(&claims::SHIPPED);
+        if self.claims && among_equals[0] != claims::HERD_BASE {
+            among_equals.insert(0, claims::HERD_BASE.to_owned());
         }
-        these.seeds = (first..first.saturating_add(count)).collect();
-        Ok(Asked::Run(Box::new(these)))
+        let herds = Part {
+            policies: among_equals,
+            seeds: seeds(HERD_SEEDS),
+            bend: false,
+            scenarios: if self.herds || all && self.claims {
+                scenario::herds()
+            } else {
+                Vec::new()
+            },
+        };
+        let parts = [named, herds].into_iter();
+        parts.filter(|part| !part.scenarios.is_empty()).collect()
     }
 }
 
@@ -164,15 +238,36 @@ mod tests {
             panic!("it is good");
         };
 
-        let names: Vec<_> = these
+        let [part] = &these.parts[..] else {
+            panic!("{these:?}");
+        };
+        let names: Vec<_> = part
             .scenarios
             .iter()
             .map(|scenario| scenario.name)
             .collect();
         assert_eq!(names, ["S3", "S10"]);
-        assert_eq!(these.seeds, [1000, 1001, 1002]);
-        assert_eq!(these.policies, ["random", "tower"]);
-        assert!(!these.bend);
+        assert_eq!(part.seeds, [1000, 1001, 1002]);
+        assert_eq!(part.policies, ["random", "tower"]);
+        assert!(!part.bend && !these.claims);
+    }
+
+    #[test]
+    fn claims_are_tried_on_all_scenarios_and_herds_or_on_those_that_are_named() {
+        let parts = |line| match read(line) {
+            Ok(Asked::Run(these)) if these.claims => {
+                let sizes = these.parts.iter().map(|part| part.scenarios.len());
+                let policies = these.parts.iter().map(|part| part.policies[0].clone());
+                sizes.zip(policies).collect::<Vec<_>>()
+            }
+            _ => panic!("{line:?}"),
+        };
+
+        let (tower, turns) = ("tower".to_owned(), "round_robin".to_owned());
+        let all = [(scenario::ALL.len(), tower.clone()), (40, turns.clone())];
+        assert_eq!(parts("claims"), all);
+        assert_eq!(parts("claims S3 S7"), [(2, tower)]);
+        assert_eq!(parts("claims herd --policies adaptive"), [(40, turns)]);
     }
 
     #[test]

@@ -2,7 +2,13 @@
 
 use serde::Serialize;
 
-use crate::{contenders, dice::Dice, figures::Figures, scenario::Scenario};
+use crate::{
+    arguments::Part,
+    contenders,
+    dice::Dice,
+    figures::Figures,
+    scenario::{Fate, Scenario},
+};
 
 /// What all have shown in one scenario.
 #[derive(Debug, Serialize)]
@@ -11,6 +17,9 @@ pub struct Compared {
     pub asks: String,
     pub servers: usize,
     pub clients: usize,
+    pub bad: usize,
+    /// Whether the bad ones answer at once that they cannot.
+    pub fails: bool,
     pub rows: Vec<Row>,
 }
 
@@ -37,17 +46,12 @@ pub struct Ratio {
 /// How often ratios are drawn again to see how far their mean might have been off.
 const DRAWS: usize = 2000;
 
-/// Runs a scenario for each seed and policy; the first is the base.
-pub fn compare(
-    scenario: &Scenario,
-    policies: &[String],
-    seeds: &[u64],
-    bend: bool,
-    mut progress: impl FnMut(&str, u64),
-) -> Compared {
+/// Runs a scenario for each seed and policy of this part; the first is the base.
+pub fn compare(scenario: &Scenario, part: &Part, mut progress: impl FnMut(&str, u64)) -> Compared {
+    let policies = &part.policies;
     let mut runs: Vec<Vec<Figures>> = vec![Vec::new(); policies.len()];
-    for &seed in seeds {
-        let bent = if bend {
+    for &seed in &part.seeds {
+        let bent = if part.bend {
             scenario.clone().bent(seed)
         } else {
             scenario.clone()
@@ -70,6 +74,8 @@ pub fn compare(
         asks: scenario.asks.to_owned(),
         servers: scenario.servers,
         clients: scenario.clients,
+        bad: scenario.bad,
+        fails: matches!(scenario.fate, Fate::Fail { .. }),
         rows: policies.iter().zip(runs).map(row).collect(),
     }
 }

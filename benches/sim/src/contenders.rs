@@ -6,6 +6,7 @@ use crate::{
     balancer::Balancer,
     clock::Clock,
     dice::Dice,
+    example::BestOfThree,
     figures::Figures,
     ours::Ours,
     rivals::{LeastRequest, Oracle, PeakEwma, Random, RoundRobin},
@@ -14,18 +15,22 @@ use crate::{
 };
 
 /// The crate's own are called as `balance::named` calls them.
-const OURS: [&str; 6] = [
+const OURS: [&str; 9] = [
     "adaptive",
     "round_robin",
     "random",
     "weighted",
     "weighted_random",
     "least_loaded",
+    "ring_hash",
+    "maglev",
+    "rendezvous",
 ];
 
 /// The others, and what they are.
-const RIVALS: [(&str, &str); 5] = [
+const OTHERS: [(&str, &str); 6] = [
     ("oracle", "knows all"),
+    ("best_of_three", "a policy of one's own: examples/policy"),
     ("tower", "tower's P2C + PeakEWMA"),
     ("plain_random", "tonic's balance_channel: any"),
     ("plain_round_robin", "each in turn, whatever it does"),
@@ -41,7 +46,7 @@ const OF_BALANCERS: u64 = 3 << 32;
 /// All names, and what they stand for.
 pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let ours = OURS.into_iter().map(|name| (name, "ours"));
-    ours.chain(RIVALS)
+    ours.chain(OTHERS)
 }
 
 pub fn is_known(name: &str) -> bool {
@@ -68,6 +73,7 @@ fn make(name: &str, scenario: &Scenario, dice: Dice, clock: &Clock) -> Box<dyn B
         "plain_random" => Box::new(Random::new(n, dice)),
         "plain_round_robin" => Box::new(RoundRobin::new(n, dice)),
         "least_request" => Box::new(LeastRequest::new(n, dice)),
+        "best_of_three" => Box::new(Ours::new(n, clock, BestOfThree::default())),
         ours => {
             let policy = balance::named(ours).expect("names are looked at before");
             Box::new(Ours::new(n, clock, policy))

@@ -2,10 +2,13 @@
 
 mod arguments;
 mod balancer;
+mod claims;
 mod clock;
 mod compare;
 mod contenders;
 mod dice;
+#[path = "../../../examples/policy/best_of_three.rs"]
+mod example;
 mod figures;
 mod ours;
 mod picture;
@@ -17,8 +20,10 @@ mod world;
 
 use std::{fs, io, io::IsTerminal, process::ExitCode};
 
-use arguments::{Arguments, Asked};
+use arguments::{Arguments, Asked, Part};
+use claims::Claim;
 use compare::Compared;
+use serde::Serialize;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -43,29 +48,26 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    println!("{}", table::heading(arguments));
-    let all = clock::paused(|| {
-        let scenarios = arguments.scenarios.iter().enumerate();
-        let compared = scenarios.map(|(n, scenario)| {
-            let of = arguments.scenarios.len();
-            let progress = |policy: &str, seed: u64| {
-                told(&format!(
-                    "{} ({} of {of}), {policy}, seed {seed}",
-                    scenario.name,
-                    n + 1
-                ));
-            };
-            let bend = arguments.bend;
-            let seeds = &arguments.seeds;
-            let compared = compare::compare(scenario, &arguments.policies, seeds, bend, progress);
-            told("");
-            print!("{}", table::of(&compared));
-            compared
-        });
-        compared.collect::<Vec<Compared>>()
-    })?;
+    let mut claimed = Vec::new();
+    let mut all = Vec::new();
+    for part in &arguments.parts {
+        println!("{}", table::heading(part));
+        let compared = compared(part)?;
+        for one in &compared {
+            claimed.extend(claims::of(one));
+            claimed.extend(claims::of_herd(one));
+        }
+        all.extend(compared);
+    }
+    if arguments.claims {
+        print!("{}", claims::table(&claimed));
+    }
     if let Some(path) = &arguments.json {
-        fs::write(path, serde_json::to_string_pretty(&all)?)?;
+        let whole = Whole {
+            compared: &all,
+            claims: &claimed,
+        };
+        fs::write(path, serde_json::to_string_pretty(&whole)?)?;
         println!("figures: {}", path.display());
     }
     if let Some(folder) = &arguments.pictures {
@@ -77,6 +79,34 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// All there is to say, for programs.
+#[derive(Serialize)]
+struct Whole<'a> {
+    compared: &'a [Compared],
+    claims: &'a [Claim],
+}
+
+fn compared(part: &Part) -> io::Result<Vec<Compared>> {
+    clock::paused(|| {
+        let of = part.scenarios.len();
+        let scenarios = part.scenarios.iter().enumerate();
+        let compared = scenarios.map(|(n, scenario)| {
+            let progress = |policy: &str, seed: u64| {
+                told(&format!(
+                    "{} ({} of {of}), {policy}, seed {seed}",
+                    scenario.name,
+                    n + 1
+                ));
+            };
+            let compared = compare::compare(scenario, part, progress);
+            told("");
+            print!("{}", table::of(&compared));
+            compared
+        });
+        compared.collect()
+    })
 }
 
 /// On standard error, over the line before, where a person watches.

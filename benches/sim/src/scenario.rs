@@ -1,4 +1,4 @@
-//! What happens to which fleet: the scenarios S1 to S15, and how a seed bends them.
+//! What happens to which fleet: the scenarios, and how a seed bends them.
 
 use crate::{
     dice::Dice,
@@ -267,10 +267,40 @@ pub fn herds() -> Vec<Scenario> {
     herds
 }
 
+/// S11's fleet at nine loads, as a part of what each server was bought for (NSDI'24, figure 6).
+pub fn ramp() -> Vec<Scenario> {
+    let steps = [
+        ("S18a", 0.75),
+        ("S18b", 0.83),
+        ("S18c", 0.93),
+        ("S18d", 1.03),
+        ("S18e", 1.14),
+        ("S18f", 1.27),
+        ("S18g", 1.41),
+        ("S18h", 1.57),
+        ("S18i", 1.74),
+    ];
+    let nearly_too_much = Scenario::named("S11");
+    let step = |(name, load)| {
+        Some(Scenario {
+            name,
+            load,
+            asks: "a step of the ramp of loads",
+            ..nearly_too_much.clone()?
+        })
+    };
+    steps.into_iter().filter_map(step).collect()
+}
+
 impl Scenario {
     pub fn named(name: &str) -> Option<Self> {
-        ALL.into_iter()
-            .find(|scenario| scenario.name.eq_ignore_ascii_case(name))
+        let is_it = |scenario: &Self| scenario.name.eq_ignore_ascii_case(name);
+        let found = ALL.into_iter().find(is_it);
+        found.or_else(|| {
+            // The ramp is made of one of those above.
+            let step = name.len() > 3 && name[..3].eq_ignore_ascii_case("S18");
+            step.then(|| ramp().into_iter().find(is_it))?
+        })
     }
 
     fn plain(servers: usize, clients: usize, net: f64) -> Self {

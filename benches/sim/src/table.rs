@@ -3,25 +3,25 @@
 use std::fmt::Write;
 
 use crate::{
-    arguments::Arguments,
+    arguments::Part,
     compare::{Compared, Ratio},
 };
 
 /// What is about to be run.
-pub fn heading(arguments: &Arguments) -> String {
-    let seeds = &arguments.seeds;
+pub fn heading(part: &Part) -> String {
+    let seeds = &part.seeds;
     format!(
         "{} scenarios, {} policies, seeds {} to {}{}; ratios are against {}",
-        arguments.scenarios.len(),
-        arguments.policies.len(),
+        part.scenarios.len(),
+        part.policies.len(),
         seeds[0],
         seeds[seeds.len() - 1],
-        if arguments.bend {
+        if part.bend {
             ", each bends the scenario"
         } else {
             ""
         },
-        arguments.policies[0],
+        part.policies[0],
     )
 }
 
