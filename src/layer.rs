@@ -31,9 +31,10 @@
 
 use std::{
     error::Error as StdError,
-    fmt,
+    fmt, future,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response};
@@ -107,6 +108,16 @@ impl Terms {
 
     fn concern(&self, path: &str) -> bool {
         self.only.as_ref().is_none_or(|only| only(path))
+    }
+
+    /// The call that is to be sent again, within the time that its caller gave it.
+    fn begin(
+        &self,
+        mut request: Request<Body>,
+        per_attempt: Option<Duration>,
+    ) -> Result<Repeated, Status> {
+        let until = deadline(None, request.headers_mut())?;
+        Ok(Repeated::new(request, until, per_attempt, self.keep))
     }
 }
 
@@ -226,23 +237,17 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Trying<B> {
+    fn call(&mut self, request: Request<Body>) -> Trying<B> {
         let send = sending(&self.inner);
         let Retry { wanted, terms } = &self.layer;
         if !terms.concern(request.uri().path()) {
             return send(request);
         }
-        let until = match deadline(None, request.headers_mut()) {
-            Ok(until) => until,
-            Err(status) => return Box::pin(std::future::ready(Err(status))),
-        };
-        let call = Repeated::new(request, until, wanted.per_attempt, terms.keep);
-        Box::pin(again::retry(
-            wanted.clone(),
-            call,
-            terms.gates.clone(),
-            send,
-        ))
+        let (wanted, gates) = (wanted.clone(), terms.gates.clone());
+        match terms.begin(request, wanted.per_attempt) {
+            Ok(call) => Box::pin(again::retry(wanted, call, gates, send)),
+            Err(status) => Box::pin(future::ready(Err(status))),
+        }
     }
 }
 
@@ -262,20 +267,22 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Trying<B> {
+    fn call(&mut self, request: Request<Body>) -> Trying<B> {
         let send = sending(&self.inner);
-        let terms = &self.layer.terms;
+        let Hedge {
+            wanted,
+            paces,
+            terms,
+        } = &self.layer;
         if !terms.concern(request.uri().path()) {
             return send(request);
         }
-        let until = match deadline(None, request.headers_mut()) {
-            Ok(until) => until,
-            Err(status) => return Box::pin(std::future::ready(Err(status))),
-        };
-        let pace = self.layer.paces.of(request.uri().path());
-        let call = Repeated::new(request, until, None, terms.keep);
-        let wanted = self.layer.wanted.clone();
-        Box::pin(again::hedge(wanted, call, terms.gates.clone(), pace, send))
+        let pace = paces.of(request.uri().path());
+        let (wanted, gates) = (wanted.clone(), terms.gates.clone());
+        match terms.begin(request, None) {
+            Ok(call) => Box::pin(again::hedge(wanted, call, gates, pace, send)),
+            Err(status) => Box::pin(future::ready(Err(status))),
+        }
     }
 }
 
