@@ -6,18 +6,17 @@
     reason = "each test takes what it needs"
 )]
 
+#[path = "process.rs"]
+mod process;
+
 use std::{
-    env, fs,
-    net::TcpListener,
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -25,6 +24,8 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+
+use process::free_port;
 
 /// One agent, a server alone, on ports of its own; killed when dropped. It keeps nothing when it ends.
 #[derive(Debug)]
@@ -63,16 +64,7 @@ impl Consul {
 
     /// An agent that does not run yet, but has its address.
     pub fn prepared(more: Value) -> Self {
-        let memory = Path::new("/dev/shm");
-        let place = if memory.is_dir() {
-            memory.into()
-        } else {
-            env::temp_dir()
-        };
-        let dir = tempfile::Builder::new()
-            .prefix("fleet-consul-")
-            .tempdir_in(place)
-            .unwrap();
+        let dir = process::dir("fleet-consul-");
         let http = free_port();
         let mut config = json!({
             "bind_addr": "127.0.0.1",
@@ -153,16 +145,8 @@ impl Consul {
     /// Starts the process anew, with nothing left of before, and waits until it answers.
     pub async fn restart(&mut self) {
         self.kill();
-        // Dies with the thread that starts it, even when that is killed, where there is a way.
         let consul = binary().expect("a Consul to test with");
-        let mut command = match find("setpriv") {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(consul);
-                command
-            }
-            None => Command::new(consul),
-        };
+        let mut command = process::command(&consul);
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
         command.arg("agent");
         if self.node == "agent" {
@@ -213,7 +197,7 @@ impl Consul {
 
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().unwrap();
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        process::signal(child, signal);
     }
 
     /// Changes something.
@@ -333,24 +317,5 @@ pub fn gossip() -> Value {
 fn binary() -> Option<PathBuf> {
     // Where scripts/setup puts it.
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/consul-1.8/usr/bin/consul");
-    let named = env::var_os("CONSUL_BIN").map(PathBuf::from);
-    let found = named.or_else(|| find("consul"));
-    found.or_else(|| own.is_file().then_some(own))
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let paths = env::var_os("PATH")?;
-    env::split_paths(&paths)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
-}
-
-/// A port that nobody has, below those that the system gives to connections.
-fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    process::named("CONSUL_BIN", "consul").or_else(|| own.is_file().then_some(own))
 }

@@ -6,21 +6,22 @@
     reason = "each test takes what it needs"
 )]
 
+#[path = "process.rs"]
+mod process;
+
 use std::{
-    env, fs,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    fs,
+    path::PathBuf,
+    process::{Child, Stdio},
     time::Duration,
 };
 
 use etcd_client::{Client, ConnectOptions, LeaseGrantOptions, PutOptions};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
+
+use process::free_port;
 
 /// One etcd process, on ports of its own; killed when dropped. Its data is in memory where there is
 /// such a place.
@@ -71,22 +72,13 @@ impl Etcd {
     }
 
     fn named(name: &str, flags: &[&str]) -> Self {
-        let memory = Path::new("/dev/shm");
-        let place = if memory.is_dir() {
-            memory.into()
-        } else {
-            env::temp_dir()
-        };
         Self {
             name: name.into(),
             port: free_port(),
             peer_port: free_port(),
             peers: String::new(),
             flags: flags.iter().map(ToString::to_string).collect(),
-            dir: tempfile::Builder::new()
-                .prefix("fleet-etcd-")
-                .tempdir_in(place)
-                .unwrap(),
+            dir: process::dir("fleet-etcd-"),
             child: None,
             scheme: "http",
             options: ConnectOptions::default().with_connect_timeout(Duration::from_secs(1)),
@@ -148,15 +140,7 @@ impl Etcd {
     pub fn spawn(&mut self) {
         let client = format!("{}://127.0.0.1:{}", self.scheme, self.port);
         let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        // Dies with the thread that starts it, even when that is killed, where there is a way.
-        let mut command = match find("setpriv") {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(binary());
-                command
-            }
-            None => Command::new(binary()),
-        };
+        let mut command = process::command(&binary());
         let log = fs::File::create(self.dir.path().join("log")).unwrap();
         command
             .args([
@@ -264,7 +248,7 @@ impl Etcd {
 
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");
-        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        process::signal(child, signal);
     }
 
     /// Puts a key, without a lease.
@@ -369,25 +353,6 @@ impl Drop for Etcd {
 }
 
 fn binary() -> PathBuf {
-    let named = env::var_os("ETCD_BIN").map(PathBuf::from);
-    let found = named.or_else(|| find("etcd"));
+    let found = process::named("ETCD_BIN", "etcd");
     found.expect("these tests need etcd: set ETCD_BIN, or put etcd on the PATH; scripts/test does")
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let paths = env::var_os("PATH")?;
-    env::split_paths(&paths)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
-}
-
-/// A port that nobody has, below those that the system gives to connections: nobody will have
-/// taken it when a server is started again.
-fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
