@@ -94,6 +94,7 @@ mod fuzz;
 pub mod health;
 mod instance;
 pub mod layer;
+mod lock;
 pub mod method;
 mod name;
 mod parse;

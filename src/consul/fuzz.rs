@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Instance, InstanceId, ServiceName, fuzz,
-    resolve::{Change, Update},
+    resolve::{Census, Change, Update},
 };
 
 fn greeter() -> ServiceName {

@@ -11,12 +11,13 @@ use super::{
     agent::Agent,
     check::Check,
     definition::Rules,
-    resolve::{Query, Service, locked},
+    resolve::{Query, Service},
 };
 #[cfg(feature = "_tls")]
 use crate::transport::Tls;
 use crate::{
-    Address, Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable, target::Secret,
+    Address, Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable, lock::locked,
+    target::Secret,
 };
 
 /// The services that a Consul agent knows; clones are the same registry.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::entry::{Entry, Health, Read, beside};
 use crate::{
     Error, ErrorKind, Instance, InstanceId, Result, ServiceName,
-    resolve::{Change, Skipped, Update},
+    resolve::{Census, Change, Skipped, Suspect, Update},
 };
 
 /// Everybody that Consul lists for a service, read.
@@ -117,9 +117,6 @@ struct Gone {
     /// It is listed, and nobody can say how it is: as long as that is so, it is not said to be gone.
     unheard: bool,
 }
-
-/// One who vanished, at some time.
-pub(super) type Suspect = (InstanceId, Instant);
 
 impl Roster {
     pub(super) fn new(service: ServiceName, grace: Duration) -> Self {
@@ -226,45 +223,6 @@ impl Roster {
         Some(Update::Stale(why))
     }
 
-    /// What one who begins to read now must be told.
-    pub(super) fn so_far(&self) -> Vec<Update> {
-        let mut updates = if self.listed { self.set() } else { Vec::new() };
-        updates.extend(self.stale.clone().map(Update::Stale));
-        if !self.skipped.is_empty() {
-            updates.push(self.passed_over());
-        }
-        updates
-    }
-
-    /// When the next suspicion should be looked into.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let doubted = self.vanished.values().filter(|gone| !gone.unheard);
-        let since = doubted.map(|gone| gone.since).min()?;
-        Some(since + self.grace)
-    }
-
-    /// Those whose grace has ended.
-    pub(super) fn suspects(&self, now: Instant) -> Vec<Suspect> {
-        let due = |gone: &Gone| !gone.unheard && gone.since + self.grace <= now;
-        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
-        vanished
-            .map(|(id, gone)| (id.clone(), gone.since))
-            .collect()
-    }
-
-    /// The cluster agrees, more than once, that it does not have these well; some may have come back.
-    pub(super) fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
-        let mut changes = Vec::new();
-        for (id, since) in suspects {
-            let gone = self.vanished.get(id);
-            if gone.is_some_and(|gone| gone.since == *since) {
-                self.vanished.remove(id);
-                changes.push(Change::Remove(id.clone()));
-            }
-        }
-        (!changes.is_empty()).then_some(Update::Delta(changes))
-    }
-
     /// What is passed over now, if that changed.
     fn skip(&mut self, skipped: BTreeMap<String, Error>) -> Option<Update> {
         let new = skipped.iter().filter(|(key, why)| {
@@ -293,6 +251,43 @@ impl Roster {
     }
 }
 
+impl Census for Roster {
+    fn so_far(&self) -> Vec<Update> {
+        let mut updates = if self.listed { self.set() } else { Vec::new() };
+        updates.extend(self.stale.clone().map(Update::Stale));
+        if !self.skipped.is_empty() {
+            updates.push(self.passed_over());
+        }
+        updates
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let doubted = self.vanished.values().filter(|gone| !gone.unheard);
+        let since = doubted.map(|gone| gone.since).min()?;
+        Some(since + self.grace)
+    }
+
+    fn suspects(&self, now: Instant) -> Vec<Suspect> {
+        let due = |gone: &Gone| !gone.unheard && gone.since + self.grace <= now;
+        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
+        vanished
+            .map(|(id, gone)| (id.clone(), gone.since))
+            .collect()
+    }
+
+    fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
+        let mut changes = Vec::new();
+        for (id, since) in suspects {
+            let gone = self.vanished.get(id);
+            if gone.is_some_and(|gone| gone.since == *since) {
+                self.vanished.remove(id);
+                changes.push(Change::Remove(id.clone()));
+            }
+        }
+        (!changes.is_empty()).then_some(Update::Delta(changes))
+    }
+}
+
 impl Gone {
     fn at(since: Instant, instance: Arc<Instance>) -> Self {
         Self {
@@ -318,6 +313,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::resolve::testing::said;
 
     const GRACE: Duration = Duration::from_secs(10);
 
@@ -362,27 +358,6 @@ mod tests {
         roster
     }
 
-    fn words(updates: impl IntoIterator<Item = Update>) -> Vec<String> {
-        let word = |update| match update {
-            Update::Reset(all) => {
-                let ids: Vec<_> = all.iter().map(|i| i.id.as_str()).collect();
-                format!("={}", ids.concat())
-            }
-            Update::Delta(changes) => {
-                changes
-                    .iter()
-                    .fold("~".into(), |words, change| match change {
-                        Change::Put(i) => format!("{words}+{}", i.id),
-                        Change::Remove(id) => format!("{words}-{id}"),
-                        Change::Vanish(id) => format!("{words}?{id}"),
-                    })
-            }
-            Update::Stale(_) => "stale".into(),
-            Update::Skipped(skipped) => format!("skipped {}", skipped.len()),
-        };
-        updates.into_iter().map(word).collect()
-    }
-
     fn failure(what: &str) -> Error {
         Error::new(ErrorKind::Unavailable, what)
     }
@@ -394,9 +369,9 @@ mod tests {
         let mut roster = with(&[a, b.clone(), c]);
 
         let marked = roster.listed(list(&[leaving("a"), b, server("c", "critical")]), now);
-        assert_eq!(words(marked), ["~+a?c"]);
+        assert_eq!(said(marked), ["~+a?c"]);
         let gone = roster.listed(list(&[server("c", "critical")]), now);
-        assert_eq!(words(gone), ["~-a?b"]);
+        assert_eq!(said(gone), ["~-a?b"]);
 
         assert_eq!(roster.due(), Some(now + GRACE));
     }
@@ -421,8 +396,8 @@ mod tests {
         let back = roster.listed(list(&all[..1]), now);
         let missed = missing(suspects, &list(&[server("b", "critical")]));
 
-        assert_eq!(words(back), ["~+a"]);
-        assert_eq!(words(roster.gone(&missed)), ["~-b"]);
+        assert_eq!(said(back), ["~+a"]);
+        assert_eq!(said(roster.gone(&missed)), ["~-b"]);
         assert_eq!(roster.due(), None);
     }
 
@@ -450,7 +425,7 @@ mod tests {
         let mut roster = with(&all);
         let unheard = [unheard("a"), b.clone(), c.clone()];
 
-        assert_eq!(words(roster.listed(list(&unheard), now)), ["~?a"]);
+        assert_eq!(said(roster.listed(list(&unheard), now)), ["~?a"]);
         assert_eq!(roster.due(), None);
         assert!(roster.suspects(now + 9 * GRACE).is_empty());
         let suspect = vec![("a".parse().unwrap(), now)];
@@ -473,11 +448,11 @@ mod tests {
         let most = roster.listed(list(&[unheard("a"), unheard("b"), c.clone()]), now);
         let none = roster.listed(list(&["a", "b", "c"].map(unheard)), now);
 
-        assert_eq!(words(few), ["~?a"]);
-        assert_eq!(words(most), ["~+a"]);
+        assert_eq!(said(few), ["~?a"]);
+        assert_eq!(said(most), ["~+a"]);
         assert!(none.is_empty());
         let mut late = Roster::new(greeter(), GRACE);
-        assert_eq!(words(late.listed(list(&[unheard("a")]), now)), ["=a"]);
+        assert_eq!(said(late.listed(list(&[unheard("a")]), now)), ["=a"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -490,8 +465,8 @@ mod tests {
         let one = some.listed(list(&[server("a", "passing"), ill.clone()]), now);
         let all = none.listed(list(&[leaving("a"), ill]), now);
 
-        assert_eq!(words(one), ["=a"]);
-        assert_eq!(words(all), ["=ab", "~?b"]);
+        assert_eq!(said(one), ["=a"]);
+        assert_eq!(said(all), ["=ab", "~?b"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,11 +475,11 @@ mod tests {
         let all = [server("a", "passing")];
         let mut roster = with(&all);
 
-        assert_eq!(words(roster.failed(failure("refused"))), ["stale"]);
+        assert_eq!(said(roster.failed(failure("refused"))), ["stale"]);
         assert!(roster.failed(failure("refused")).is_none());
-        assert_eq!(words(roster.failed(failure("no leader"))), ["stale"]);
-        assert_eq!(words(roster.so_far()), ["=a", "stale"]);
-        assert_eq!(words(roster.listed(list(&all), now)), ["~"]);
+        assert_eq!(said(roster.failed(failure("no leader"))), ["stale"]);
+        assert_eq!(said(roster.so_far()), ["=a", "stale"]);
+        assert_eq!(said(roster.listed(list(&all), now)), ["~"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -515,15 +490,12 @@ mod tests {
         let bad = [server("a", "passing"), broken, json!({ "Service": 7 })];
         let mut roster = Roster::new(greeter(), GRACE);
 
-        assert_eq!(words(roster.listed(list(&bad), now)), ["=a", "skipped 2"]);
+        assert_eq!(said(roster.listed(list(&bad), now)), ["=a", "skipped 2"]);
         assert!(roster.listed(list(&bad), now).is_empty());
-        assert_eq!(words(roster.so_far()), ["=a", "skipped 2"]);
+        assert_eq!(said(roster.so_far()), ["=a", "skipped 2"]);
 
         let right = [server("a", "passing"), server("b", "passing")];
-        assert_eq!(
-            words(roster.listed(list(&right), now)),
-            ["~+b", "skipped 0"]
-        );
+        assert_eq!(said(roster.listed(list(&right), now)), ["~+b", "skipped 0"]);
     }
 
     #[test]

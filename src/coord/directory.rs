@@ -24,9 +24,9 @@ use crate::{
     Error, Instance, InstanceId, Register, Registration, Result, ServiceName,
     etcd::{
         Layout, Registry,
-        client::locked,
         kv::{Kv, Span},
     },
+    lock::locked,
 };
 
 /// The services in the coordinator's cluster, as plain calls; clones are the same one.

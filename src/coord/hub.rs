@@ -13,11 +13,11 @@ use crate::{
     Error, ErrorKind, Result,
     etcd::{
         Etcd,
-        client::locked,
         known::KeyChange,
         kv::{Kv, Span},
         watch::{Seen, Verify, Watch},
     },
+    lock::locked,
 };
 
 /// The prefixes that are read now.

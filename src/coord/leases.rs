@@ -16,12 +16,12 @@ use crate::{
     Error, ErrorKind, Result,
     etcd::{
         Etcd,
-        client::locked,
         known::KeyChange,
         kv::{Kv, Span},
         session::Session,
         watch::{Seen, Watch},
     },
+    lock::locked,
 };
 
 /// The leases of one coordinator.

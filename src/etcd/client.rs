@@ -3,7 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use super::{
     line::{self, Line},
     options::Options,
 };
-use crate::{Error, ErrorKind, Instance, Result, transport::Dialer};
+use crate::{Error, ErrorKind, Instance, Result, lock::locked, transport::Dialer};
 
 /// A handle on an etcd cluster; clones are cheap and share the connection.
 ///
@@ -329,11 +329,6 @@ fn checked<M: AsRef<str>>(members: &[M]) -> Result<Vec<Arc<str>>> {
 
 fn no_member(member: &str, why: &str) -> Error {
     Error::config(format!("etcd member {member:?} cannot be used")).because(why.to_owned())
-}
-
-pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here is left half changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Etcd {

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    client::{Etcd, locked},
+    client::Etcd,
     known::KeyChange,
     kv::Span,
     watch::{Seen, Watch},
 };
+use crate::lock::locked;
 
 /// Our own keys, watched one by one.
 #[derive(Debug, Default)]

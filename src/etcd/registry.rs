@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    client::{Etcd, locked},
+    client::Etcd,
     layout::{self, Layout},
     options::Options,
     resolve::Service,
 };
-use crate::{Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable};
+use crate::{Error, RegistryUrl, Result, Scheme, ServiceName, backoff::countable, lock::locked};
 
 /// The services in an etcd cluster; clones are the same registry.
 ///

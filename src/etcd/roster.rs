@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{known::KeyChange, kv::Kv, layout::Layout, watch::Seen};
 use crate::{
     Error, ErrorKind, Instance, InstanceId, ServiceName,
-    resolve::{Change, Skipped, Update},
+    resolve::{Census, Change, Skipped, Suspect, Update},
 };
 
 /// The instances of one service.
@@ -39,9 +39,6 @@ struct Gone {
     instance: Arc<Instance>,
     since: Instant,
 }
-
-/// One who vanished, at some time.
-pub(super) type Suspect = (InstanceId, Instant);
 
 impl Roster {
     pub(super) fn new(service: ServiceName, layout: Arc<dyn Layout>, grace: Duration) -> Self {
@@ -103,53 +100,6 @@ impl Roster {
     /// What each id stands for, when two keys have one between them.
     fn speakers(&self) -> impl Iterator<Item = &Arc<Instance>> {
         self.ids.values().filter_map(|key| self.keys.get(key))
-    }
-
-    /// What one who begins to read now must be told.
-    pub(super) fn so_far(&self) -> Vec<Update> {
-        let mut updates = Vec::new();
-        if self.listed {
-            let gone = self.vanished.values().map(|gone| &gone.instance);
-            let set = self.speakers().chain(gone).map(Arc::clone).collect();
-            updates.push(Update::Reset(set));
-            if !self.vanished.is_empty() {
-                let vanish = self.vanished.keys().cloned().map(Change::Vanish);
-                updates.push(Update::Delta(vanish.collect()));
-            }
-        }
-        updates.extend(self.stale.clone().map(Update::Stale));
-        self.with_skipped(updates, !self.skipped.is_empty())
-    }
-
-    /// When the next suspicion should be looked into.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let since = self.vanished.values().map(|gone| gone.since).min()?;
-        Some(since + self.grace)
-    }
-
-    /// Those whose grace has ended.
-    pub(super) fn suspects(&self, now: Instant) -> Vec<Suspect> {
-        let due = |gone: &Gone| gone.since + self.grace <= now;
-        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
-        vanished
-            .map(|(id, gone)| (id.clone(), gone.since))
-            .collect()
-    }
-
-    /// The cluster agrees, more than once, that it does not have these; some may have come back.
-    pub(super) fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
-        let mut changes = Vec::new();
-        for (id, since) in suspects {
-            if self
-                .vanished
-                .get(id)
-                .is_some_and(|gone| gone.since == *since)
-            {
-                self.vanished.remove(id);
-                changes.push(Change::Remove(id.clone()));
-            }
-        }
-        (!changes.is_empty()).then_some(Update::Delta(changes))
     }
 
     /// A person learns from the first few; the view shows them all.
@@ -259,13 +209,61 @@ impl Roster {
     }
 }
 
+impl Census for Roster {
+    fn so_far(&self) -> Vec<Update> {
+        let mut updates = Vec::new();
+        if self.listed {
+            let gone = self.vanished.values().map(|gone| &gone.instance);
+            let set = self.speakers().chain(gone).map(Arc::clone).collect();
+            updates.push(Update::Reset(set));
+            if !self.vanished.is_empty() {
+                let vanish = self.vanished.keys().cloned().map(Change::Vanish);
+                updates.push(Update::Delta(vanish.collect()));
+            }
+        }
+        updates.extend(self.stale.clone().map(Update::Stale));
+        self.with_skipped(updates, !self.skipped.is_empty())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let since = self.vanished.values().map(|gone| gone.since).min()?;
+        Some(since + self.grace)
+    }
+
+    fn suspects(&self, now: Instant) -> Vec<Suspect> {
+        let due = |gone: &Gone| gone.since + self.grace <= now;
+        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
+        vanished
+            .map(|(id, gone)| (id.clone(), gone.since))
+            .collect()
+    }
+
+    fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
+        let mut changes = Vec::new();
+        for (id, since) in suspects {
+            if self
+                .vanished
+                .get(id)
+                .is_some_and(|gone| gone.since == *since)
+            {
+                self.vanished.remove(id);
+                changes.push(Change::Remove(id.clone()));
+            }
+        }
+        (!changes.is_empty()).then_some(Update::Delta(changes))
+    }
+}
+
 /// So many bad records are complained about one by one.
 const LOUD: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etcd::layout::{Json, Plain};
+    use crate::{
+        etcd::layout::{Json, Plain},
+        resolve::testing::said,
+    };
 
     const GRACE: Duration = Duration::from_secs(10);
 
@@ -306,36 +304,14 @@ mod tests {
         roster
     }
 
-    fn words(updates: impl IntoIterator<Item = Update>) -> Vec<String> {
-        let word = |update| match update {
-            Update::Reset(all) => {
-                let mut ids: Vec<_> = all.iter().map(|i| i.id.as_str()).collect();
-                ids.sort_unstable();
-                format!("={}", ids.concat())
-            }
-            Update::Delta(changes) => {
-                changes
-                    .iter()
-                    .fold("~".into(), |words, change| match change {
-                        Change::Put(i) => format!("{words}+{}", i.id),
-                        Change::Remove(id) => format!("{words}-{id}"),
-                        Change::Vanish(id) => format!("{words}?{id}"),
-                    })
-            }
-            Update::Stale(_) => "stale".into(),
-            Update::Skipped(skipped) => format!("skipped {}", skipped.len()),
-        };
-        updates.into_iter().map(word).collect()
-    }
-
     #[tokio::test(start_paused = true)]
     async fn who_said_goodbye_has_left_and_who_did_not_is_missed() {
         let now = Instant::now();
         let mut roster = with(vec![server("a", true), server("b", true)]);
 
-        assert_eq!(words(roster.seen(put(server("a", false)), now)), ["~+a"]);
-        assert_eq!(words(roster.seen(delete(server("a", false)), now)), ["~-a"]);
-        assert_eq!(words(roster.seen(delete(server("b", true)), now)), ["~?b"]);
+        assert_eq!(said(roster.seen(put(server("a", false)), now)), ["~+a"]);
+        assert_eq!(said(roster.seen(delete(server("a", false)), now)), ["~-a"]);
+        assert_eq!(said(roster.seen(delete(server("b", true)), now)), ["~?b"]);
 
         assert_eq!(roster.due(), Some(now + GRACE));
     }
@@ -351,8 +327,8 @@ mod tests {
         assert!(roster.suspects(now).is_empty());
         let back = roster.seen(put(server("a", true)), now);
 
-        assert_eq!(words(back), ["~+a"]);
-        assert_eq!(words(roster.gone(&suspects)), ["~-b"]);
+        assert_eq!(said(back), ["~+a"]);
+        assert_eq!(said(roster.gone(&suspects)), ["~-b"]);
         assert_eq!(roster.due(), None);
     }
 
@@ -381,7 +357,7 @@ mod tests {
             now,
         );
 
-        assert_eq!(words(roster.so_far()), ["=ab", "~?b", "stale", "skipped 1"]);
+        assert_eq!(said(roster.so_far()), ["=ab", "~?b", "stale", "skipped 1"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -392,7 +368,7 @@ mod tests {
         let stale = Seen::Stale(Error::new(ErrorKind::Unavailable, "list"));
         roster.seen(stale, Instant::now());
 
-        assert_eq!(words(roster.so_far()), ["stale"]);
+        assert_eq!(said(roster.so_far()), ["stale"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -402,14 +378,14 @@ mod tests {
 
         let all = vec![server("a", true), kv("/services/greeter/b", b"\xff")];
         let listed = roster.seen(Seen::Listed { all, revision: 1 }, now);
-        assert_eq!(words(listed), ["=a", "skipped 1"]);
+        assert_eq!(said(listed), ["=a", "skipped 1"]);
         let spoilt = roster.seen(put(kv("/services/greeter/a", "junk")), now);
-        assert_eq!(words(spoilt), ["skipped 2"], "what was good stays");
+        assert_eq!(said(spoilt), ["skipped 2"], "what was good stays");
 
         let right = roster.seen(put(server("b", true)), now);
-        assert_eq!(words(right), ["~+b", "skipped 1"]);
+        assert_eq!(said(right), ["~+b", "skipped 1"]);
         let removed = roster.seen(delete(server("a", true)), now);
-        assert_eq!(words(removed), ["~?a", "skipped 0"]);
+        assert_eq!(said(removed), ["~?a", "skipped 0"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -444,8 +420,8 @@ mod tests {
         let first = roster.seen(delete(below), now);
         let second = roster.seen(delete(itself), now);
 
-        assert_eq!(words(first), ["~+10.0.0.5:1"]);
-        assert_eq!(words(second), ["~?10.0.0.5:1"]);
+        assert_eq!(said(first), ["~+10.0.0.5:1"]);
+        assert_eq!(said(second), ["~?10.0.0.5:1"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -457,7 +433,7 @@ mod tests {
 
         let moved = roster.seen(put(kv("/services/greeter", "10.0.0.6:1")), now);
 
-        assert_eq!(words(moved), ["~-10.0.0.5:1+10.0.0.6:1"]);
+        assert_eq!(said(moved), ["~-10.0.0.5:1+10.0.0.6:1"]);
     }
 
     /// A layout that does not like what it reads.
@@ -497,6 +473,6 @@ mod tests {
         assert!(
             matches!(&updates[..], [Update::Skipped(all)] if all[0].why.chain().contains("panicked"))
         );
-        assert_eq!(words(after)[0], "~+a");
+        assert_eq!(said(after)[0], "~+a");
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     pin::Pin,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, Weak},
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,6 +19,7 @@ use super::{Change, Publisher, Resolve, Update, Updates, publish};
 use crate::{
     Backoff, Error, ErrorKind, Instance, InstanceId, Result, ServiceName,
     backoff::countable,
+    lock::locked,
     register::{Keeper, Register, Registering, Wish, keep},
 };
 
@@ -482,9 +483,4 @@ impl Stream for Reading {
 fn out_of_reach(doing: &str) -> Error {
     let doing = format!("{doing} in memory: an outage was asked for");
     Error::new(ErrorKind::Unavailable, doing)
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here is left half done by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,10 +12,12 @@ mod merge;
 mod open;
 mod or;
 mod publish;
+#[cfg(any(feature = "etcd", feature = "consul"))]
+mod readers;
 mod shaped;
 mod snapshot;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
@@ -31,6 +33,8 @@ pub use merge::{Merge, merge};
 pub use open::open;
 pub use or::Or;
 pub use publish::{Publisher, publish};
+#[cfg(any(feature = "etcd", feature = "consul"))]
+pub(crate) use readers::{Census, Readers, Suspect};
 pub use shaped::Shaped;
 pub use snapshot::Snapshot;
 

@@ -4,14 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
 use futures_core::Stream;
 
 use super::{Change, Skipped, Update, Updates};
-use crate::{Error, Instance, InstanceId};
+use crate::{Error, Instance, InstanceId, lock::locked};
 
 /// Two ends: what is told to the [`Publisher`] comes out of the [`Updates`].
 ///
@@ -225,18 +225,11 @@ impl fmt::Debug for Publisher {
     }
 }
 
-fn locked(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
-    // A panic in here cannot leave half a change behind.
-    pending
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt, StreamExt};
 
-    use super::*;
+    use super::{super::testing::said, *};
     use crate::ErrorKind;
 
     fn instance(id: &str) -> Arc<Instance> {
@@ -250,26 +243,9 @@ mod tests {
 
     /// All that can be read now, in short words.
     fn read(updates: &mut Updates) -> Vec<String> {
-        let mut seen = Vec::new();
-        while let Some(Some(update)) = updates.next().now_or_never() {
-            seen.push(match update {
-                Update::Reset(all) => {
-                    format!("={}", all.iter().map(|i| i.id.as_str()).collect::<String>())
-                }
-                Update::Delta(changes) => {
-                    changes
-                        .iter()
-                        .fold("~".into(), |words, change| match change {
-                            Change::Put(i) => format!("{words}+{}", i.id),
-                            Change::Remove(id) => format!("{words}-{id}"),
-                            Change::Vanish(id) => format!("{words}?{id}"),
-                        })
-                }
-                Update::Stale(_) => "stale".into(),
-                Update::Skipped(skipped) => format!("skipped {}", skipped.len()),
-            });
-        }
-        seen
+        said(std::iter::from_fn(|| {
+            updates.next().now_or_never().flatten()
+        }))
     }
 
     #[test]

@@ -24,6 +24,28 @@ impl Resolve for Scripted {
     }
 }
 
+/// What updates say, a word or two for each.
+pub(crate) fn said(updates: impl IntoIterator<Item = Update>) -> Vec<String> {
+    let word = |update| match update {
+        Update::Reset(all) => {
+            let mut ids: Vec<_> = all.iter().map(|i| i.id.as_str()).collect();
+            ids.sort_unstable();
+            format!("={}", ids.concat())
+        }
+        Update::Delta(changes) => {
+            let word = |change| match change {
+                Change::Put(i) => format!("+{}", i.id),
+                Change::Remove(id) => format!("-{id}"),
+                Change::Vanish(id) => format!("?{id}"),
+            };
+            format!("~{}", changes.into_iter().map(word).collect::<String>())
+        }
+        Update::Stale(_) => "stale".into(),
+        Update::Skipped(skipped) => format!("skipped {}", skipped.len()),
+    };
+    updates.into_iter().map(word).collect()
+}
+
 /// The next update in a few words; a test that waits for one in vain fails.
 pub(super) async fn words(updates: &mut Updates) -> String {
     let ids = |words: Vec<String>| words.join(" ");

@@ -19,7 +19,7 @@ use crate::{
         config::{Config, Entry},
         hub::Change,
     },
-    etcd::client::locked,
+    lock::locked,
 };
 
 /// Entities by id, in parts each of which is replaced as a whole: a change copies one part, and a reader has

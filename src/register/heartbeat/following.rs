@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, InstanceId, Result,
     etcd::{Span, Watch},
+    lock::locked,
     resolve::Skipped,
 };
 
@@ -148,11 +149,6 @@ impl Following {
         }
         Ok(cleaned)
     }
-}
-
-/// A reducer that panicked has still taken in what it was told.
-fn locked(roll: &Mutex<Roll>) -> MutexGuard<'_, Roll> {
-    roll.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Following {
