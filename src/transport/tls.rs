@@ -174,7 +174,15 @@ impl Tls {
     /// What a failure of HTTP/2's beginning was, if it was TLS: since TLS 1.3 a server judges our
     /// certificate when the handshake is over for us.
     pub(super) fn late(&self, address: &Address, error: &h2::Error) -> Option<Error> {
-        let text = error.get_io()?.to_string();
+        let io = error.get_io()?;
+        // A reset throws away what was sent before it, such as an alert that nobody has read yet.
+        if BROKEN_OFF.contains(&io.kind()) {
+            let why = "it broke off after the handshake: perhaps it wants a client certificate, or \
+                       does not accept ours";
+            let doing = format!("TLS with {address}: {why}");
+            return Some(Error::new(ErrorKind::Unavailable, doing).because(io.kind().to_string()));
+        }
+        let text = io.to_string();
         let alert = text.strip_prefix("received fatal alert: ")?;
         let required = std::iter::once(AlertDescription::CertificateRequired);
         let mut known = required.chain(UNACCEPTED);
@@ -417,6 +425,12 @@ fn told_off(alert: AlertDescription) -> String {
         other => format!("it refused the handshake ({other:?})"),
     }
 }
+
+const BROKEN_OFF: [io::ErrorKind; 3] = [
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::BrokenPipe,
+    io::ErrorKind::UnexpectedEof,
+];
 
 /// What servers say of a client certificate that they do not accept.
 const UNACCEPTED: [AlertDescription; 7] = [

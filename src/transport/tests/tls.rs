@@ -246,6 +246,30 @@ async fn a_server_that_asks_for_a_client_certificate_gets_ours() {
     );
 }
 
+/// Its alert may be lost with the connection.
+#[tokio::test]
+async fn who_breaks_off_after_the_handshake_may_not_like_our_certificate() {
+    let ca = Ca::new();
+    let tls = Some(Tls::new().ca_pem(ca.pem()));
+    let (pipe, mut peers) = mpsc::unbounded_channel();
+    let dialer = Dialer::new(Arc::new(Pipe(pipe)), tls, Settings::default());
+    let acceptor = ca.server("10.0.0.5").acceptor();
+    let server = tokio::spawn(async move {
+        drop(acceptor.accept(peers.recv().await.unwrap()).await.unwrap());
+    });
+
+    let why = dialer.dial(&instance()).await.err().unwrap();
+
+    server.await.unwrap();
+    assert_eq!(why.kind(), ErrorKind::Unavailable);
+    assert!(
+        why.chain()
+            .contains("perhaps it wants a client certificate"),
+        "{}",
+        why.chain()
+    );
+}
+
 #[test]
 fn what_cannot_work_is_refused_before_any_connection() {
     let ca = Ca::new();
