@@ -100,7 +100,8 @@ async fn frozen_beyond_the_lease_and_thawed() {
         }
     }
     println!("longest absence of a key: {longest:?}");
-    assert!(longest < Duration::from_millis(200), "{longest:?}");
+    // Some milliseconds, where nothing else runs; whoever learnt it by the next renewal took 1.7 s.
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
     fleet.whole().await;
     complete(&etcd, 5).await;
     fleet.unharmed().await;
