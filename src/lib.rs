@@ -48,6 +48,7 @@
 //! | [`resolve`] | what a registry says about a service, as updates that never fail; [`etcd`] is one such registry |
 //! | [`Endpoint`] | what the registry says about a server, and what is known by calling it |
 //! | [`View`] | an immutable snapshot that calls pick from |
+//! | [`stage`] | whom a channel uses at all: filters, zones, subsets |
 //! | [`health`] | whether a server is well, beyond being connected |
 //! | [`method`] | what is wanted of a method's calls: time limits, retries, hedging |
 //! | [`deadline`] | time limits that travel from server to server |
@@ -101,6 +102,7 @@ mod parse;
 pub mod register;
 mod registry;
 pub mod resolve;
+pub mod stage;
 pub mod stats;
 mod target;
 #[cfg(feature = "testing")]

@@ -25,9 +25,10 @@ use net::{ByHand, Net, Running};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status, body::Body, transport::Server};
 use tonic_fleet::{
-    Address, Builder, Channel, Endpoint, Event, Instance, ServedBy, State,
+    Address, Builder, Channel, Direct, Endpoint, Event, Instance, ServedBy, State,
     discover::Ready,
     resolve::{Change, Fixed},
+    stage::{Filter, Subset},
     transport::{Connect, Connecting},
 };
 
@@ -384,4 +385,82 @@ async fn a_server_that_freezes_while_nobody_calls_is_noticed_if_that_is_asked_fo
 
 fn never(never: std::convert::Infallible) -> Status {
     match never {}
+}
+
+/// Waits until the view is so.
+async fn see(channel: &Channel, so: impl Fn(&tonic_fleet::View) -> bool) {
+    let mut events = channel.events();
+    let seen = async {
+        while !so(&channel.view()) {
+            let _ = timeout(Duration::from_millis(50), events.next()).await;
+        }
+    };
+    timeout(Duration::from_secs(60), seen).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_subset_is_connected_and_another_serves_when_it_is_gone() {
+    let net = Net::default();
+    let servers: Vec<_> = (0..9).map(|nth| net.serve(&format!("i{nth}"))).collect();
+    let all: Vec<_> = servers.iter().collect();
+    let channel = over(&net, &all)
+        .subset(Subset::of(2).seed(1))
+        .build()
+        .unwrap();
+    see(&channel, |view| view.ready().len() == 2).await;
+
+    ask(&channel).await.unwrap();
+    let used = servers.iter().filter(|server| server.ever() > 0);
+    let used: Vec<_> = used.collect();
+    assert_eq!(used.len(), 2);
+    let left_out = channel
+        .view()
+        .known()
+        .iter()
+        .filter_map(Endpoint::outside)
+        .count();
+    assert_eq!(left_out, 7);
+    used.iter().for_each(|server| server.kill());
+    let is_new = |endpoint: &Endpoint| {
+        used.iter()
+            .all(|server| server.instance.id != *endpoint.id())
+    };
+    see(&channel, |view| {
+        view.ready().len() == 2 && view.ready().iter().all(is_new)
+    })
+    .await;
+
+    ask(&channel).await.unwrap();
+    assert!(servers.iter().filter(|server| server.ever() > 0).count() >= 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_one_who_does_not_fit_the_filter_fails_at_once_and_says_so() {
+    let net = Net::default();
+    let servers = [net.serve("a"), net.serve("b")];
+    let channel = over(&net, &servers.each_ref())
+        .filter(Filter::by("is a", |instance| instance.id.as_str() == "a"))
+        .build()
+        .unwrap();
+    ask(&channel).await.unwrap();
+    let mut request = Request::new(say());
+    request
+        .extensions_mut()
+        .insert(Direct::to("b".parse().unwrap()));
+    let began = Instant::now();
+
+    let status = EchoClient::new(channel.clone())
+        .unary_echo(request)
+        .await
+        .unwrap_err();
+
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(
+        status
+            .message()
+            .contains("does not use it: does not fit the filter"),
+        "{status}"
+    );
+    assert_eq!(Instant::now(), began);
+    assert_eq!(servers[1].ever(), 0);
 }

@@ -11,6 +11,7 @@ use crate::{
     endpoint::{Health, InFlight, Limits, Set, Step},
     health::{Alarm, EndedBy},
     resolve::{Change, Update},
+    stage::Stages,
 };
 
 /// What a policy would choose, call by call, in a channel whose servers are always connected.
@@ -65,6 +66,7 @@ impl Rehearsal {
             asked: false,
             connections: 1,
             health,
+            stages: Stages::default(),
         };
         Self {
             set: Set::seeded(limits, dice::roll()),

@@ -2,6 +2,7 @@
 
 mod health;
 mod methods;
+mod stages;
 
 use std::{
     fmt,
@@ -26,6 +27,7 @@ use crate::{
     endpoint::{Health, Limits},
     health::Checks,
     resolve::{self, Resolve},
+    stage::Stages,
     stats::Tallies,
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
 };
@@ -67,7 +69,9 @@ const EVENTS: usize = 1024;
 impl Builder {
     pub(super) fn at(target: Target) -> Self {
         let lease = target.registry().ttl();
-        let builder = Self::new(target.service().clone(), Source::Target(Box::new(target)));
+        let stages = Self::stages_of(target.registry());
+        let mut builder = Self::new(target.service().clone(), Source::Target(Box::new(target)));
+        builder.limits.stages = stages;
         match lease {
             Some(lease) => builder.grace(lease),
             None => builder,
@@ -95,6 +99,7 @@ impl Builder {
                 asked: false,
                 connections: 4,
                 health: Health::default(),
+                stages: Stages::default(),
             },
             breaker: 1024,
             max_calls: None,
@@ -415,6 +420,7 @@ impl Builder {
         self.checks.iter().try_for_each(Checks::check)?;
         self.check_health()?;
         self.check_methods()?;
+        self.check_stages()?;
         let refuse = |what: &str| Err(Error::config(what));
         self.settings.windows.check()?;
         if self.limits.dials == 0 {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::View;
-use crate::{Endpoint, resolve::Skipped};
+use crate::{Endpoint, resolve::Skipped, stage::Outside};
 
 impl View {
     /// As JSON: what `Display` shows, and how many are ready. Times are in seconds.
@@ -59,6 +59,7 @@ fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
         "address": address.map(|address| address.to_string()),
         "state": endpoint.state().code(),
         "for": endpoint.since(now).as_secs_f64(),
+        "outside": endpoint.outside().map(Outside::code),
         "suspect": endpoint.is_suspect(),
         "weight": instance.weight,
         "share": endpoint.share(),

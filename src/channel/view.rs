@@ -1,11 +1,12 @@
 //! What calls pick from: an immutable snapshot, swapped in one pointer.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
-    Endpoints, Error, ServiceName, State, balance::Pick, endpoint::Wellness, resolve::Skipped,
+    Endpoint, Endpoints, Error, ServiceName, State, balance::Pick, endpoint::Wellness,
+    resolve::Skipped,
 };
 
 /// A service as a channel sees it at one moment: who is known, who takes calls, and why the others do not.
@@ -100,13 +101,14 @@ impl View {
         for endpoint in self
             .known
             .iter()
-            .filter(|e| e.state() != State::Ready)
+            .filter(|e| !matches!(e.state(), State::Ready | State::Outside))
             .take(NAMED)
         {
             let why = endpoint.last_error().map(|error| error.chain());
             let why = why.unwrap_or_else(|| endpoint.state().to_string());
             line += &format!("; {}: {why}", endpoint.id());
         }
+        line += &self.left_out();
         if let Some((error, age)) = self.stale(now) {
             line += &format!(
                 "; registry out of reach for {}: {}",
@@ -127,6 +129,18 @@ impl View {
             );
         }
         line
+    }
+
+    /// How many each stage leaves out.
+    fn left_out(&self) -> String {
+        let mut counts = BTreeMap::new();
+        for outside in self.known.iter().filter_map(Endpoint::outside) {
+            *counts.entry(outside.to_string()).or_insert(0_usize) += 1;
+        }
+        let words = counts
+            .iter()
+            .map(|(why, count)| format!("; {count} left out: {why}"));
+        words.collect()
     }
 }
 
@@ -181,6 +195,9 @@ impl fmt::Display for View {
             if connections > 1 {
                 write!(f, "  connections {connections}")?;
             }
+            if let Some(outside) = endpoint.outside() {
+                write!(f, "  {outside}")?;
+            }
             if let Some(error) = endpoint
                 .last_error()
                 .filter(|_| endpoint.state() != State::Ready)
@@ -220,7 +237,7 @@ fn seconds(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, balance::conform::endpoints};
+    use crate::{ErrorKind, balance::conform::endpoints, stage::Outside};
 
     #[test]
     fn the_outlook_says_who_and_why_and_since_when() {
@@ -257,6 +274,34 @@ mod tests {
 
         assert!(unanswered.ends_with("; the registry has not answered yet"));
         assert!(unknown.ends_with("; the registry knows nobody of this name"));
+    }
+
+    #[test]
+    fn the_outlook_and_the_table_say_who_is_left_out_and_why() {
+        let known = endpoints(&[1; 3]);
+        for endpoint in known.iter().skip(1) {
+            endpoint.vitals().leave_out(Some(Outside::Filter));
+            endpoint.vitals().enter(State::Outside, Instant::now());
+        }
+        let view = View {
+            known,
+            listed: true,
+            ..View::empty("greeter".parse().unwrap())
+        };
+
+        let (outlook, table) = (view.outlook(Instant::now()), view.to_string());
+
+        assert!(
+            outlook.ends_with("i00000: idle; 2 left out: does not fit the filter"),
+            "{outlook}"
+        );
+        assert_eq!(table.matches("outside").count(), 2, "{table}");
+        assert_eq!(
+            table.matches("does not fit the filter").count(),
+            2,
+            "{table}"
+        );
+        assert_eq!(view.to_json()["endpoints"][2]["outside"], "filter");
     }
 
     #[test]

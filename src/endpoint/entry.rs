@@ -8,6 +8,7 @@ use super::{Endpoint, State, Vitals, set::Share, tiers::Tier};
 use crate::{
     Instance,
     health::{Standing, Verdict},
+    stage::{Fitness, Outside},
 };
 
 /// An endpoint, and how it is getting on.
@@ -32,6 +33,11 @@ pub(super) struct Entry {
     /// Whether it was last counted as well, if it was counted; see [`Entry::is_well`].
     pub(super) well: Option<bool>,
     pub(super) share: Share,
+    /// Which stage leaves it out, if one does, and until when it keeps its connection all the same.
+    pub(super) outside: Option<Outside>,
+    pub(super) lingers: Option<Instant>,
+    /// Whether it has lost its connection, and has no other yet.
+    pub(super) lost: bool,
 }
 
 /// A connection that is up.
@@ -67,6 +73,9 @@ impl Entry {
             told: Standing::Good,
             well: None,
             share: Share::default(),
+            outside: None,
+            lingers: None,
+            lost: false,
         }
     }
 
@@ -82,6 +91,7 @@ impl Entry {
             return None;
         }
         Some(match self.standing {
+            _ if self.outside.is_some() => return self.is_good().then_some(Tier::Spare),
             _ if panics && !self.is_leaving() => Tier::Serving,
             _ if self.is_unwell() => Tier::Unwell,
             _ if self.is_leaving() => Tier::Draining,
@@ -94,8 +104,25 @@ impl Entry {
 
     /// Whether it is well, if it is one to choose among.
     pub(super) fn is_well(&self) -> Option<bool> {
-        let counts = !self.up.is_empty() && !self.is_unknown() && !self.is_leaving();
+        let is_inside = self.outside.is_none();
+        let counts = is_inside && !self.up.is_empty() && !self.is_unknown() && !self.is_leaving();
         counts.then(|| self.standing == Standing::Good && !self.is_unwell())
+    }
+
+    /// Whether stages count on it.
+    pub(super) fn fitness(&self) -> Fitness {
+        if self.is_leaving() {
+            Fitness::Leaving
+        } else if self.lost || self.failed > 0 && self.up.is_empty() || !self.is_good() {
+            Fitness::Unwell
+        } else {
+            Fitness::Well
+        }
+    }
+
+    /// Whether nothing is known to be wrong with it while it is connected.
+    fn is_good(&self) -> bool {
+        self.standing == Standing::Good && !self.is_unwell() && !self.is_leaving()
     }
 
     /// Whether it wants no new calls.
@@ -114,6 +141,7 @@ impl Entry {
     /// Makes the state visible.
     pub(super) fn show(&self, now: Instant) {
         let state = match self.next {
+            _ if self.outside.is_some() => State::Outside,
             _ if !self.up.is_empty() => self.connected(),
             Next::Queued if self.failed > 0 => State::Broken,
             Next::Queued | Next::Rest => State::Idle,

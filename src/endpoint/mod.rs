@@ -29,7 +29,9 @@ pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
 pub use vitals::State;
 pub(crate) use vitals::{Owner, Told, Vitals};
 
-use crate::{Address, Error, Instance, InstanceId, health::Conduct, transport::Connection};
+use crate::{
+    Address, Error, Instance, InstanceId, health::Conduct, stage::Outside, transport::Connection,
+};
 
 /// An [`Instance`] and what is known about it by calling it.
 ///
@@ -113,6 +115,11 @@ impl Endpoint {
     /// Whether the registry dropped it without a word, so that others are preferred for now.
     pub fn is_suspect(&self) -> bool {
         self.vitals.condition().suspect
+    }
+
+    /// Which [stage](crate::stage) leaves it out, if one does: then it is not connected, or not for long.
+    pub fn outside(&self) -> Option<Outside> {
+        self.vitals.condition().outside
     }
 
     /// Why the last connection to it failed or ended, or why it was last unwell.

@@ -6,6 +6,7 @@
 mod judged;
 mod links;
 mod share;
+mod stages;
 mod standing;
 
 use std::{
@@ -28,7 +29,11 @@ use crate::{
     Backoff, Error, Instance, InstanceId,
     health::{Alarm, Classify, Ejection, Ejector, SlowStart},
     resolve::{Change, Skipped, Update},
+    stage::{Selection, Stages},
 };
+
+/// Who is inside and who is well depend on each other: so often that is gone through at once.
+const ROUNDS: usize = 4;
 
 /// How the set behaves; every default is stated at the channel's builder.
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub(crate) struct Limits {
     /// Connections of one endpoint.
     pub(crate) connections: usize,
     pub(crate) health: Health,
+    /// Who is used at all.
+    pub(crate) stages: Stages,
 }
 
 /// How it is judged who is well, and what follows.
@@ -106,6 +113,8 @@ pub(crate) struct Set {
     /// All of them, as views show them.
     known: Endpoints,
     tiers: Tiers,
+    /// Who is inside of the stages, if there are any.
+    selection: Option<Box<Selection>>,
     ejector: Ejector,
     /// How many there are to choose among, and whether too few of them are well.
     wellness: Wellness,
@@ -147,6 +156,8 @@ impl Set {
     pub(crate) fn seeded(limits: Limits, seed: u64) -> Self {
         let health = &limits.health;
         let ejector = Ejector::new(health.ejection.clone(), seed);
+        let stages = limits.stages.is_any().then_some(&limits.stages);
+        let selection = stages.map(|stages| Box::new(Selection::new(stages, seed)));
         let told = Arc::new(Told {
             alarm: Arc::clone(&health.alarm),
             classify: health.classify.clone(),
@@ -157,6 +168,7 @@ impl Set {
             entries: BTreeMap::new(),
             known: Endpoints::default(),
             tiers: Tiers::default(),
+            selection,
             ejector,
             wellness: Wellness::default(),
             panics: false,
@@ -341,6 +353,9 @@ impl Set {
             || entry.instance.server_name != instance.server_name;
         let id = instance.id.clone();
         entry.instance = instance;
+        if let Some(selection) = &mut self.selection {
+            selection.put(&entry.instance, entry.fitness());
+        }
         entry.vitals.suspect(false);
         entry.show(now);
         self.known.put(entry.endpoint());
@@ -370,10 +385,17 @@ impl Set {
         };
         let limit = self.ejector.limit(&id);
         let vitals = Vitals::owned(now, Some(owner), limit);
-        let entry = Entry::new(instance, vitals);
+        let mut entry = Entry::new(instance, vitals);
+        if let Some(selection) = &mut self.selection {
+            // Whoever turns out to be inside is connected when all that was said is heard.
+            selection.put(&entry.instance, entry.fitness());
+            entry.next = Next::Rest;
+        }
         self.known.put(entry.endpoint());
         self.entries.insert(id.clone(), Box::new(entry));
-        self.enqueue(&id);
+        if self.selection.is_none() {
+            self.enqueue(&id);
+        }
         self.tell(Event::Added(id));
         self.changed = true;
     }
@@ -386,6 +408,12 @@ impl Set {
         if let Some(since) = entry.suspect {
             self.suspects.remove(id);
             self.due.remove(&(since + self.limits.grace, id.clone()));
+        }
+        if let Some(selection) = &mut self.selection {
+            selection.remove(id);
+        }
+        if let Some(until) = entry.lingers {
+            self.due.remove(&(until, id.clone()));
         }
         self.known.remove(id);
         self.tiers.shift(entry.endpoint(), entry.tier, None);
@@ -419,6 +447,7 @@ impl Set {
 
     fn is_due(&mut self, id: &InstanceId, now: Instant) {
         self.redial(id, now);
+        self.end_lingering(id, now);
         let since = self.entries.get(id).and_then(|entry| entry.suspect);
         let doubted = since.is_some_and(|since| since + self.limits.grace <= now);
         if doubted && self.held_until.is_none() {
@@ -443,7 +472,14 @@ impl Set {
                 entry.up.is_empty() && matches!(entry.next, Next::Waiting(_))
             });
         }
-        self.settle_standings(now);
+        // Whoever is ejected may have to be made up for, and whoever comes in has a standing.
+        for _ in 0..ROUNDS {
+            self.settle_stages(now);
+            self.settle_standings(now);
+            if self.stages_are_settled() {
+                break;
+            }
+        }
         self.settle_shares(now);
         self.dial(now);
         std::mem::take(&mut self.steps)
@@ -505,6 +541,7 @@ impl Set {
             self.wellness.shift(before, well);
             self.shifted.insert(id.clone());
         }
+        self.judge_fitness(id);
     }
 
     /// While the set is held, whoever is doubted serves as well as the others.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Endpoint, ErrorKind, endpoint::tiers::Tier, health::Verdict};
+use crate::{Endpoint, ErrorKind, endpoint::tiers::Tier, health::Verdict, stage::Stages};
 
 const GRACE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(60);
@@ -19,7 +19,16 @@ impl Scene {
         Self::with_dials(100)
     }
 
+    /// One whose set has these stages.
+    pub(super) fn with(stages: Stages) -> Self {
+        Self::over(100, stages)
+    }
+
     pub(super) fn with_dials(dials: usize) -> Self {
+        Self::over(dials, Stages::default())
+    }
+
+    fn over(dials: usize, stages: Stages) -> Self {
         let redial =
             Backoff::between(Duration::from_millis(100), Duration::from_secs(30)).jitter(0.0);
         let limits = Limits {
@@ -30,6 +39,7 @@ impl Scene {
             asked: false,
             connections: 3,
             health: Health::default(),
+            stages,
         };
         Self {
             set: Set::new(limits),

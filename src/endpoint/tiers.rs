@@ -7,6 +7,8 @@ use super::{Endpoint, Endpoints};
 pub(super) enum Tier {
     /// Nothing speaks against it.
     Serving,
+    /// A stage leaves it out, and it is still connected.
+    Spare,
     /// The registry dropped it without a word.
     Doubted,
     /// It asked for no new calls.
@@ -20,7 +22,7 @@ pub(super) enum Tier {
 /// The endpoints that can take calls.
 #[derive(Debug, Default)]
 pub(super) struct Tiers {
-    tiers: [Endpoints; 5],
+    tiers: [Endpoints; 6],
 }
 
 impl Tiers {

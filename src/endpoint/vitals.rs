@@ -15,6 +15,7 @@ use super::{Form, InFlight, Latency, OLD_FAILURES, Senses, fade, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Mode, Notice, Outcome, PUSHBACK, Turn},
+    stage::Outside,
     stats::{Attempted, Past},
 };
 
@@ -65,6 +66,7 @@ pub(crate) struct Condition {
     pub(crate) since: Instant,
     pub(crate) suspect: bool,
     pub(crate) last_error: Option<Error>,
+    pub(crate) outside: Option<Outside>,
 }
 
 /// Whether calls can go to an endpoint.
@@ -83,6 +85,8 @@ pub enum State {
     Unhealthy,
     /// Connected, but left out because its calls failed; it is tried now and then.
     Ejected,
+    /// Left out by a [stage](crate::stage), as [`Endpoint::outside`](crate::Endpoint::outside) says.
+    Outside,
     /// Not connected; the next attempt waits its turn.
     Broken,
     /// No longer in the set.
@@ -114,6 +118,7 @@ impl Vitals {
                 since: now,
                 suspect: false,
                 last_error: None,
+                outside: None,
             }),
         }
     }
@@ -311,6 +316,10 @@ impl Vitals {
         self.with_condition(|condition| condition.suspect = suspect);
     }
 
+    pub(crate) fn leave_out(&self, outside: Option<Outside>) {
+        self.with_condition(|condition| condition.outside = outside);
+    }
+
     pub(crate) fn failed(&self, error: Error) {
         self.with_condition(|condition| condition.last_error = Some(error));
     }
@@ -339,6 +348,7 @@ impl State {
             Self::Draining => "draining",
             Self::Unhealthy => "unhealthy",
             Self::Ejected => "ejected",
+            Self::Outside => "outside",
             Self::Broken => "broken",
             Self::Gone => "gone",
         }

@@ -7,7 +7,7 @@ use super::{
     secret::Secret,
     text::{decode, word},
 };
-use crate::ServiceName;
+use crate::{ServiceName, stage::Filter};
 
 /// The parameters of a registry URL, checked.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -30,6 +30,9 @@ pub(crate) struct Query {
     pub(crate) passing: Option<bool>,
     pub(crate) wait: Option<Duration>,
     pub(crate) token: Option<Secret>,
+    pub(crate) filter: Option<Arc<str>>,
+    pub(crate) or_else: Option<Arc<str>>,
+    pub(crate) subset: Option<usize>,
 }
 
 /// Leases shorter than this are lost to a hiccup; longer ones keep the dead for days.
@@ -38,6 +41,9 @@ const TTL: std::ops::RangeInclusive<Duration> =
 
 /// Consul itself waits no longer than ten minutes; a shorter wait is a poll.
 const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// What means something whatever the registry is: whom a channel uses of those who are there.
+const STAGES: &[&str] = &["filter", "else", "subset"];
 
 /// More than this in one value is a mistake.
 const LONGEST: usize = 4096;
@@ -68,7 +74,7 @@ impl Query {
             let (name, value) = pair
                 .split_once('=')
                 .ok_or_else(|| format!("parameter {pair:?} has no value: write `{pair}=…`"))?;
-            if !scheme.parameters().contains(&name) {
+            if !scheme.parameters().contains(&name) && !STAGES.contains(&name) {
                 return Err(unknown(scheme, name));
             }
             if seen.contains(&name) {
@@ -115,12 +121,26 @@ impl Query {
             "tag" => self.tag = tags(value)?,
             "passing" => self.passing = Some(truth(value)?),
             "wait" => self.wait = Some(wait(value)?),
-            _ => self.token = Some(Secret::new(value)?),
+            "token" => self.token = Some(Secret::new(value)?),
+            _ => return self.set_stage(name, value),
+        }
+        Ok(())
+    }
+
+    fn set_stage(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "filter" => self.filter = Some(filter(value)?),
+            "else" if value == "any" => self.or_else = Some(value.into()),
+            "else" => self.or_else = Some(filter(value)?),
+            _ => self.subset = Some(subset(value)?),
         }
         Ok(())
     }
 
     fn check(&self) -> Result<(), String> {
+        if self.or_else.is_some() && self.filter.is_none() {
+            return Err("`else` says what holds when nobody fits a `filter`: give both".into());
+        }
         if self.cert.is_some() != self.key.is_some() {
             return Err("`cert` and `key` are only of use together: give both".into());
         }
@@ -134,11 +154,11 @@ impl Query {
 /// Whether a parameter of this name is one whose value may be shown.
 pub(super) fn is_public(name: &str) -> bool {
     let known = |scheme: &Scheme| scheme.parameters().contains(&name);
-    name != "token" && Scheme::ALL.iter().any(known)
+    name != "token" && (STAGES.contains(&name) || Scheme::ALL.iter().any(known))
 }
 
 fn unknown(scheme: Scheme, name: &str) -> String {
-    let known = scheme.parameters().join("`, `");
+    let known = [scheme.parameters(), STAGES].concat().join("`, `");
     format!("unknown parameter {name:?}: {scheme}:// knows `{known}`")
 }
 
@@ -212,6 +232,17 @@ fn truth(text: &str) -> Result<bool, String> {
     truth.map_err(|_| format!("{text:?} is neither `true` nor `false`"))
 }
 
+/// Read to see whether it can be, and kept as it was written.
+fn filter(text: &str) -> Result<Arc<str>, String> {
+    let read = text.parse::<Filter>();
+    read.map(|_| text.into()).map_err(|why| why.to_string())
+}
+
+fn subset(text: &str) -> Result<usize, String> {
+    let size = text.parse().ok().filter(|&size| size > 0);
+    size.ok_or_else(|| format!("{text:?} is no size of a subset: write a whole number from 1"))
+}
+
 fn weights(text: &str) -> Result<Vec<u32>, String> {
     let weight = |(at, text): (usize, &str)| {
         let weight = text
@@ -260,6 +291,9 @@ impl fmt::Display for Query {
             ("tag", (!self.tag.is_empty()).then(|| self.tag.join(","))),
             ("passing", self.passing.map(|passing| passing.to_string())),
             ("wait", self.wait.map(in_words)),
+            ("filter", text(&self.filter)),
+            ("else", text(&self.or_else)),
+            ("subset", self.subset.map(|size| size.to_string())),
             ("token", self.token.as_ref().map(|_| HIDDEN.to_owned())),
         ];
         let mut before = '?';
@@ -330,6 +364,9 @@ mod tests {
             (Scheme::Consul, "tag=a,,b", "empty tag"),
             (Scheme::Consul, "passing=1", "neither `true` nor `false`"),
             (Scheme::Consul, "token=s%c3%b6", "printable ASCII"),
+            (Scheme::Dns, "filter=gold", "has no `:`"),
+            (Scheme::File, "else=any", "give both"),
+            (Scheme::Static, "subset=0", "no size of a subset"),
             (Scheme::Consul, "layout=x", "consul:// knows `dc`, `ns`"),
         ] {
             let error = Query::read(scheme, text).unwrap_err();
@@ -352,6 +389,11 @@ mod tests {
             ),
             (Scheme::Etcd, "?prefix="),
             (Scheme::Etcd, "?ttl=2500ms"),
+            (
+                Scheme::Memory,
+                "?filter=version:2,tier:gold&else=any&subset=20",
+            ),
+            (Scheme::Consul, "?filter=zone:a&else=zone:b"),
         ] {
             let query = Query::read(scheme, &text[1..]).unwrap();
             assert_eq!(query.to_string(), text);

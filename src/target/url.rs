@@ -234,6 +234,21 @@ impl RegistryUrl {
         self.query.prefix.as_deref()
     }
 
+    /// `?filter=`: whom channels use; see [`stage`](crate::stage).
+    pub fn filter(&self) -> Option<&str> {
+        self.query.filter.as_deref()
+    }
+
+    /// `?else=`: whom they use when nobody fits the filter.
+    pub fn or_else(&self) -> Option<&str> {
+        self.query.or_else.as_deref()
+    }
+
+    /// `?subset=`: how many they connect to.
+    pub fn subset(&self) -> Option<usize> {
+        self.query.subset
+    }
+
     /// `?ttl=`: how long a registration outlives its server, at least 2 s.
     pub fn ttl(&self) -> Option<Duration> {
         self.query.ttl

@@ -75,10 +75,17 @@ impl Attempts {
         let Some(id) = self.direct.as_ref().and_then(Direct::pinned) else {
             return Ok(());
         };
-        if !view.listed || view.known.find(id).is_some() {
+        let known = view.known.find(id);
+        let service = &self.channel.shared.service;
+        if let Some(outside) = known.and_then(Endpoint::outside) {
+            let what = format!(
+                "{service}: instance {id} is wanted, and this channel does not use it: {outside}"
+            );
+            return Err(Status::unavailable(what));
+        }
+        if !view.listed || known.is_some() {
             return Ok(());
         }
-        let service = &self.channel.shared.service;
         let what = format!(
             "{service}: instance {id} is wanted, and is not among the {} that the registry has",
             view.known.len()

@@ -46,6 +46,7 @@ mod tests {
         Backoff, Error, ErrorKind, Instance, State,
         endpoint::{Health, Limits, set::Dial},
         resolve::Update,
+        stage::Stages,
     };
 
     /// A set whose endpoints are asked, and the attempts that connected them.
@@ -58,6 +59,7 @@ mod tests {
             connections: 1,
             asked: true,
             health: Health::default(),
+            stages: Stages::default(),
         });
         let instance = |id| Arc::new(Instance::at("10.0.0.5:1").unwrap().id(id).unwrap());
         let all = ids.iter().map(instance).collect();

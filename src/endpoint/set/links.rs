@@ -37,6 +37,7 @@ impl Set {
         };
         self.dialling -= 1;
         entry.next = Next::Rest;
+        entry.lost = false;
         let since = now;
         entry.up.push(Up { attempt, since });
         if entry.up.len() < self.limits.connections {
@@ -124,6 +125,7 @@ impl Set {
             self.disconnect(&id);
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.failed = 0;
+                entry.lost = false;
                 entry.vitals.links().relieve();
                 entry.show(now);
             }
@@ -136,7 +138,9 @@ impl Set {
     pub(crate) fn wake(&mut self, now: Instant) -> Vec<Step> {
         self.asleep = false;
         let entries = self.entries.values();
-        let resting = entries.filter(|entry| entry.up.is_empty() && entry.next == Next::Rest);
+        let resting = entries.filter(|entry| {
+            entry.outside.is_none() && entry.up.is_empty() && entry.next == Next::Rest
+        });
         for id in resting.map(|e| e.instance.id.clone()).collect::<Vec<_>>() {
             self.enqueue(&id);
         }
@@ -156,6 +160,7 @@ impl Set {
         let Some(entry) = self.entries.get_mut(id) else {
             return;
         };
+        entry.lost = entry.up.is_empty();
         let proven = answered || now >= up.since + BRIEF;
         if proven {
             entry.failed = 0;
@@ -196,8 +201,8 @@ impl Set {
 
     pub(super) fn enqueue(&mut self, id: &InstanceId) {
         if let Some(entry) = self.entries.get_mut(id) {
-            if self.asleep {
-                // Whoever wakes the set asks all. A queue that nobody serves would grow with each change.
+            if self.asleep || entry.outside.is_some() {
+                // Whoever takes it in connects it. Whoever wakes the set asks all. A queue that nobody serves would grow with each change.
                 entry.next = Next::Rest;
                 return;
             }
@@ -255,6 +260,7 @@ impl Set {
     pub(super) fn connect_anew(&mut self, id: &InstanceId, now: Instant) {
         if let Some(entry) = self.entries.get_mut(id) {
             entry.failed = 0;
+            entry.lost = false;
             entry.vitals.links().relieve();
         }
         self.enqueue(id);

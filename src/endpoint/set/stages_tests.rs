@@ -1,0 +1,165 @@
+use super::*;
+use crate::{
+    endpoint::{
+        State,
+        set::tests::{Scene, instance, name},
+    },
+    resolve::{Change, Update},
+    stage::{Filter, Stages, Subset},
+};
+
+fn scene(stages: Stages, ids: &str) -> Scene {
+    let mut scene = Scene::with(stages);
+    scene.apply(Update::Reset(ids.chars().map(instance).collect()));
+    scene
+}
+
+fn subset(size: usize) -> Stages {
+    Stages {
+        subset: Some(Subset::of(size).seed(1)),
+        ..Stages::default()
+    }
+}
+
+fn version(version: &str, id: char) -> Change {
+    let instance = (*instance(id)).clone().version(version);
+    Change::Put(instance.into())
+}
+
+fn outside(scene: &Scene, id: char) -> Option<&'static str> {
+    let endpoint = scene.set.endpoints().find(&name(id))?;
+    endpoint.outside().map(Outside::code)
+}
+
+fn dialled(scene: &mut Scene) -> String {
+    let seen = scene.seen();
+    let dialled = seen.iter().filter_map(|word| word.strip_prefix("dial "));
+    dialled.collect()
+}
+
+#[test]
+fn only_those_inside_are_connected_and_the_view_says_why() {
+    let mut scene = scene(subset(2), "abcdef");
+
+    let inside = dialled(&mut scene);
+
+    assert_eq!(inside.len(), 2);
+    assert_eq!(scene.known(), "abcdef");
+    for id in "abcdef".chars() {
+        let is_inside = inside.contains(id);
+        assert_eq!(outside(&scene, id), (!is_inside).then_some("subset"));
+        let state = scene.set.endpoints().find(&name(id)).unwrap().state();
+        assert_eq!(state == State::Outside, !is_inside, "{id}");
+    }
+}
+
+#[test]
+fn another_is_connected_when_one_of_the_subset_is_lost_and_let_go_of_later() {
+    let mut scene = scene(subset(2), "abcdef");
+    let inside = dialled(&mut scene);
+    let (one, two) = (
+        inside.chars().next().unwrap(),
+        inside.chars().nth(1).unwrap(),
+    );
+    scene.up(one);
+    scene.up(two);
+
+    scene.down_proven(one);
+    let seen = dialled(&mut scene);
+    let third = seen.chars().find(|id| !inside.contains(*id)).unwrap();
+    assert_eq!(seen.len(), 2, "{seen}: the lost one anew, and another");
+    scene.up(third);
+    scene.up(one);
+
+    assert_eq!(outside(&scene, third), Some("subset"));
+    assert_eq!(scene.ready().len(), 2);
+    assert!(!scene.ready().contains(third));
+    scene.seen();
+    scene.wait(LINGER);
+    assert_eq!(scene.seen(), ["drain"]);
+}
+
+#[test]
+fn a_dead_fleet_is_tried_as_a_whole() {
+    let mut scene = scene(subset(2), "abcdef");
+
+    for _ in 0..6 {
+        for id in dialled(&mut scene).chars() {
+            scene.down(id);
+        }
+    }
+
+    assert!("abcdef".chars().all(|id| outside(&scene, id).is_none()));
+}
+
+#[test]
+fn one_left_out_serves_until_there_is_another() {
+    let filter = Filter::version("2").or_any();
+    let mut scene = Scene::with(Stages {
+        filter: Some(filter),
+        ..Stages::default()
+    });
+    scene.delta([version("1", 'a')]);
+    scene.up('a');
+
+    scene.delta([version("2", 'b')]);
+    assert_eq!(outside(&scene, 'a'), Some("filter"));
+    assert_eq!(scene.ready(), "a");
+    scene.wait(LINGER * 3);
+    assert_eq!(scene.ready(), "a");
+    scene.up('b');
+    assert_eq!(scene.ready(), "b");
+    scene.seen();
+    scene.wait(LINGER);
+
+    assert_eq!(scene.seen(), ["drain"]);
+    assert_eq!(scene.ready(), "b");
+}
+
+#[test]
+fn who_no_longer_fits_a_strict_filter_is_let_go_of_at_once() {
+    let mut scene = Scene::with(Stages {
+        filter: Some(Filter::version("2")),
+        ..Stages::default()
+    });
+    scene.delta([version("2", 'a')]);
+    scene.up('a');
+    assert_eq!(scene.ready(), "a");
+    scene.seen();
+
+    scene.delta([version("1", 'a')]);
+
+    assert_eq!(scene.ready(), "");
+    assert_eq!(scene.seen(), ["a updated", "drain"]);
+    scene.delta([version("2", 'a')]);
+    assert_eq!(dialled(&mut scene), "a");
+}
+
+#[test]
+fn nobody_outside_is_connected_when_the_set_wakes_or_moves() {
+    let mut scene = scene(subset(1), "abc");
+    let inside = dialled(&mut scene);
+    scene.up(inside.chars().next().unwrap());
+
+    let now = scene.now;
+    let steps = scene.set.sleep(now);
+    scene.note(steps);
+    let steps = scene.set.wake(now);
+    scene.note(steps);
+    assert_eq!(dialled(&mut scene), inside);
+    let out = "abc".chars().find(|id| !inside.contains(*id)).unwrap();
+    scene.set.crowded(&name(out), now);
+
+    assert_eq!(dialled(&mut scene), "");
+}
+
+#[test]
+fn who_is_left_out_does_not_count_in_a_panic() {
+    let mut scene = scene(subset(2), "abcdef");
+    for id in dialled(&mut scene).chars() {
+        scene.up(id);
+    }
+
+    assert_eq!(scene.set.wellness.of, 2);
+    assert!(scene.set.panic().is_none());
+}
