@@ -29,8 +29,9 @@ use crate::{
 /// - **Weights**, and the [share](Endpoint::share) of one that is new, say how often it is drawn first, and how many
 ///   calls in flight are usual for it.
 ///
-/// The first that is drawn is taken unless another costs a tenth less: to follow every difference would leave the
-/// slightly slower ones of a fleet idle. All that is known of an endpoint outlives changes of the set.
+/// The first that is drawn is taken unless another costs a fifth less, and the fewer answers a latency is known by,
+/// the less it counts against an endpoint: to follow every difference would leave some of a fleet's equals idle.
+/// All that is known of an endpoint outlives changes of the set.
 ///
 /// A pick takes no lock, allocates nothing and looks at six endpoints, however many there are.
 ///
@@ -87,8 +88,10 @@ const OLD_NEWS: f32 = 20.0;
 /// Where nothing is heard for long, so much of what is usual is hoped for: a little less, or an equal that was
 /// unlucky once might never be tried again.
 const HOPE: f32 = 0.85;
+/// A latency that looks bad, and is known by fewer answers than this, counts for less than half.
+const DOUBTS: f32 = 3.0;
 /// The first that is drawn is taken, unless another costs less than this part of it.
-const GOOD_ENOUGH: f32 = 0.9;
+const GOOD_ENOUGH: f32 = 0.8;
 /// One pick in so many tells what is usual, and counts for so much of it.
 const TELLS: u64 = 4;
 const COUNTS: f32 = 1.0 / 16.0;
@@ -227,7 +230,8 @@ impl Candidate {
         if latency > usual * HOPE || name < 1.0 {
             let silent = form.silent(now);
             let hoped = latency.min(usual * HOPE);
-            latency = hoped + (latency - hoped) * fade(silent / OLD_NEWS);
+            let sure = 1.0 / (1.0 + DOUBTS * form.doubt());
+            latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
             name = 1.0 - (1.0 - name) * fade(silent / OLD_FAILURES);
         }
         // At least a microsecond: where nothing is known of anybody, calls in flight decide.

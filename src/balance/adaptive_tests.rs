@@ -8,7 +8,11 @@ use crate::{Instance, balance::Rehearsal};
 const MILLI: Duration = Duration::from_millis(1);
 
 fn among(n: usize) -> Rehearsal {
-    super::super::seed(7);
+    seeded(n, 7)
+}
+
+fn seeded(n: usize, seed: u64) -> Rehearsal {
+    super::super::seed(seed);
     let mut rehearsal = Rehearsal::of(Adaptive::default());
     for nth in 0..n {
         join(&mut rehearsal, nth);
@@ -68,21 +72,41 @@ async fn equals_share_and_one_ten_times_slower_is_only_tried() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_fails_at_once_is_given_next_to_nothing_and_its_share_when_it_is_well() {
-    let mut fleet = among(20);
-    let usual = |nth| (about(MILLI * 5, nth), Code::Ok);
-    calls(&mut fleet, 400, |_, nth| usual(nth)).await;
+    let (mut failures, mut well) = (Vec::new(), Vec::new());
+    for seed in 0..20 {
+        let mut fleet = seeded(20, seed);
+        let usual = |nth| (about(MILLI * 5, nth + seed as usize * 7_919), Code::Ok);
+        calls(&mut fleet, 400, |_, nth| usual(nth)).await;
 
-    let failing = calls(&mut fleet, 4_000, |at, nth| match at {
-        0 => (Duration::ZERO, Code::Unavailable),
-        _ => usual(nth),
-    });
-    let failing = failing.await;
-    // Ten seconds.
-    calls(&mut fleet, 2_000, |_, nth| usual(nth)).await;
-    let well = calls(&mut fleet, 4_000, |_, nth| usual(nth)).await;
+        let failing = calls(&mut fleet, 4_000, |at, nth| match at {
+            0 => (Duration::ZERO, Code::Unavailable),
+            _ => usual(nth),
+        });
+        failures.push(failing.await[0]);
+        // Ten seconds, and ten more.
+        calls(&mut fleet, 2_000, |_, nth| usual(nth)).await;
+        well.push(calls(&mut fleet, 2_000, |_, nth| usual(nth)).await[0]);
+    }
+    well.sort_unstable();
 
-    assert!((1..=4).contains(&failing[0]), "{failing:?}");
-    assert!((100..400).contains(&well[0]), "{well:?}");
+    assert!(failures.iter().all(|n| (1..=4).contains(n)), "{failures:?}");
+    assert!(well[0] > 30 && well[19] < 200, "{well:?}");
+    assert!((75..125).contains(&well[10]), "{well:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn equals_share_evenly_where_calls_come_one_by_one() {
+    for seed in 0..20 {
+        let mut fleet = seeded(3, seed);
+
+        let given = calls(&mut fleet, 3_000, |at, nth| {
+            let mean = [95, 100, 105][at] * MILLI / 20;
+            (about(mean, nth + seed as usize * 7_919), Code::Ok)
+        });
+        let given = given.await;
+
+        assert!(given[..3].iter().all(|n| *n > 500), "{given:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,14 +3,14 @@
 use std::{
     sync::{
         OnceLock,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-/// What a policy weighs an endpoint by, in four words side by side.
+/// What a policy weighs an endpoint by, in a few words side by side.
 ///
 /// Each is written by itself: of two calls that end at once one may lose its word, and the next will do.
 #[derive(Debug, Default)]
@@ -19,23 +19,24 @@ pub(crate) struct Form {
     /// nothing is known.
     latency: AtomicU32,
     /// When something was last learnt about it.
-    heard: AtomicU32,
+    heard: AtomicU64,
     /// Calls of which nothing has been heard.
     waiting: AtomicU32,
     /// When one of them was last heard of; or when the first of them began.
-    moved: AtomicU32,
+    moved: AtomicU64,
+    /// One over the number of answers that the average is worth, as a float; 0 while nothing is known.
+    doubt: AtomicU32,
 }
 
-/// A moment in 16,384ths of a second, of which a word holds three days: enough to tell ages, and differences
-/// come out right when it wraps.
+/// A moment, in nanoseconds: exact, so that an age does not depend on when this process began to count.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Tick(u32);
+pub(crate) struct Tick(u64);
 
-/// So many ticks are a second.
-const SECOND: u32 = 1 << 14;
 /// Fifty calls, or twenty seconds, count for most of the average.
 const LEAST: f32 = 0.02;
 const MEMORY: f32 = 20.0;
+/// A server of which so many seconds nothing was heard, and which then answers twice as soon, is another by now.
+const OTHER: f32 = 1.0;
 /// Failures that are older than so many seconds count for little: in sight of them a server that is well again
 /// is tried before ten seconds are over.
 pub(crate) const OLD_FAILURES: f32 = 4.5;
@@ -44,31 +45,26 @@ impl Tick {
     pub(crate) fn at(now: Instant) -> Self {
         static FIRST: OnceLock<Instant> = OnceLock::new();
         let first = *FIRST.get_or_init(|| now);
-        let ticks = |time: Duration| {
-            let part = time.subsec_nanos() / (1_000_000_000_u32).div_ceil(SECOND);
-            (time.as_secs() as u32)
-                .wrapping_mul(SECOND)
-                .wrapping_add(part)
+        let nanos = |time: Duration| {
+            let seconds = time.as_secs().wrapping_mul(1_000_000_000);
+            seconds.wrapping_add(u64::from(time.subsec_nanos()))
         };
         // Clocks of tests begin when they like.
         Self(match now.checked_duration_since(first) {
-            Some(after) => ticks(after),
-            None => 0_u32.wrapping_sub(ticks(first.saturating_duration_since(now))),
+            Some(after) => nanos(after),
+            None => 0_u64.wrapping_sub(nanos(first.saturating_duration_since(now))),
         })
     }
 
+    /// In units of 65,536 nanoseconds, of which a word holds three days: differences come out right when it wraps.
     pub(super) fn word(self) -> u32 {
-        self.0
+        (self.0 >> 16) as u32
     }
 
-    pub(super) fn of_word(word: u32) -> Self {
-        Self(word)
-    }
-
-    /// Seconds from then to now.
+    /// Seconds from then to now; none if that is yet to come, as for two who read the clock at once.
     #[inline]
     pub(crate) fn since(self, then: Self) -> f32 {
-        self.0.wrapping_sub(then.0) as f32 * (1.0 / SECOND as f32)
+        (self.0.wrapping_sub(then.0) as i64).max(0) as f32 * 1e-9
     }
 }
 
@@ -106,13 +102,22 @@ impl Form {
     pub(super) fn took(&self, time: Duration, now: Instant) {
         let took = micros(time);
         let known = self.latency();
-        let average = if known == 0.0 {
-            took
-        } else {
-            let silent = Tick::at(now).since(Tick(self.heard.load(Relaxed)));
-            known + (1.0 - fade(silent / MEMORY)).max(LEAST) * (took - known)
-        };
-        self.latency.store(average.to_bits(), Relaxed);
+        let silent = Tick::at(now).since(Tick(self.heard.load(Relaxed)));
+        let was_other = silent > OTHER && took * 2.0 < known;
+        if known == 0.0 || was_other {
+            self.doubt.store(1.0_f32.to_bits(), Relaxed);
+            self.latency.store(took.to_bits(), Relaxed);
+            return;
+        }
+        let doubt = self.doubt();
+        let part = (1.0 - fade(silent / MEMORY))
+            .max(doubt / (1.0 + doubt))
+            .max(LEAST);
+        let kept = 1.0 - part;
+        let doubt = kept * kept * doubt + part * part;
+        self.doubt.store(doubt.to_bits(), Relaxed);
+        self.latency
+            .store((known + part * (took - known)).to_bits(), Relaxed);
     }
 
     /// Somebody waited for so long in vain.
@@ -134,6 +139,12 @@ impl Form {
         f32::from_bits(self.latency.load(Relaxed))
     }
 
+    /// One over the number of answers that this is worth.
+    #[inline]
+    pub(crate) fn doubt(&self) -> f32 {
+        f32::from_bits(self.doubt.load(Relaxed))
+    }
+
     /// For how many seconds nothing has been learnt about it.
     #[inline]
     pub(crate) fn silent(&self, now: Tick) -> f32 {
@@ -146,10 +157,7 @@ impl Form {
         if self.waiting.load(Relaxed) == 0 {
             return 0.0;
         }
-        let then = self.moved.load(Relaxed);
-        // The moment is rounded down, as is now; and now may have been read first.
-        let ticks = (now.0.wrapping_sub(then) as i32).saturating_sub(1).max(0);
-        ticks as f32 * (1e6 / SECOND as f32)
+        now.since(Tick(self.moved.load(Relaxed))) * 1e6
     }
 }
 
@@ -173,7 +181,7 @@ mod tests {
     const MILLI: Duration = Duration::from_millis(1);
 
     #[test]
-    fn ages_come_out_right_before_and_after_the_first_moment_and_when_the_word_wraps() {
+    fn ages_come_out_right_before_and_after_the_first_moment() {
         let now = Instant::now();
         let day = Duration::from_secs(86_400);
         for start in [now, now + day, now + 3 * day, now + 40 * day] {
@@ -187,7 +195,7 @@ mod tests {
                 let told = Tick::at(start + age).since(Tick::at(start));
 
                 assert!(
-                    (told - age.as_secs_f32()).abs() < 0.02,
+                    (told - age.as_secs_f32()).abs() < 0.001,
                     "{told} for {age:?}"
                 );
             }
@@ -200,22 +208,40 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_average_follows_the_answers_and_believes_the_first_after_a_silence() {
+    fn hearing(times: &[(u32, Duration)]) -> Vec<f32> {
         let (form, mut now) = (Form::default(), Instant::now());
-        let mut hears = |ms: u32, silence: Duration| {
+        let hears = |&(ms, silence): &(u32, Duration)| {
             now += silence;
             form.begins(now);
             form.took(MILLI * ms, now);
             form.speaks(now);
             form.latency() / 1000.0
         };
+        times.iter().map(hears).collect()
+    }
 
-        assert_eq!(hears(100, MILLI), 100.0);
-        assert!((97.9..98.1).contains(&hears(0, MILLI)));
-        let after = hears(0, Duration::from_secs(60));
+    #[test]
+    fn the_first_answers_count_alike_and_then_it_follows_the_last_fifty() {
+        let mut times = vec![(100, MILLI), (50, MILLI), (60, MILLI)];
+        times.extend([(70, MILLI); 1000]);
+        times.push((170, MILLI));
 
-        assert!(after < 7.0, "{after}");
+        let heard = hearing(&times);
+
+        assert_eq!(heard[..2], [100.0, 75.0]);
+        assert!((69.9..70.1).contains(&heard[2]), "{}", heard[2]);
+        assert!((71.9..72.1).contains(&heard[1003]), "{}", heard[1003]);
+    }
+
+    #[test]
+    fn after_a_silence_one_that_is_much_faster_is_believed_and_one_that_is_slower_nearly() {
+        let mut times = vec![(100, MILLI); 100];
+        times.extend([(10, Duration::from_secs(5)), (100, Duration::from_secs(60))]);
+
+        let heard = hearing(&times);
+
+        assert_eq!(heard[100], 10.0);
+        assert!((90.0..100.0).contains(&heard[101]), "{}", heard[101]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::Tick;
 /// to read it is to let it decay.
 #[derive(Debug)]
 pub(crate) struct Peak {
-    /// Seconds as a float, and the tick.
+    /// Seconds as a float, and [`Tick::word`].
     word: AtomicU64,
     /// Seconds as a float: after so long, a third is left.
     decay: AtomicU32,
@@ -24,7 +24,7 @@ pub(crate) struct Peak {
 impl Peak {
     /// Of one that nothing is known of.
     pub(crate) fn new(assumed: Duration, now: Instant) -> Self {
-        let word = pack(assumed.as_secs_f32(), Tick::at(now));
+        let word = pack(assumed.as_secs_f32(), Tick::at(now).word());
         Self {
             word: AtomicU64::new(word),
             decay: AtomicU32::new(f32::to_bits(1.0)),
@@ -42,14 +42,15 @@ impl Peak {
     pub(crate) fn read(&self, now: Tick) -> f32 {
         let word = self.word.load(Relaxed);
         let (known, then) = unpack(word);
-        if ticks(now, then) == 0 {
+        let age = age(now, then);
+        if age == 0.0 {
             return known;
         }
-        let left = self.after(known, 0.0, now.since(then));
+        let left = self.after(known, 0.0, age);
         // Whoever else was here meanwhile has seen to it.
         let _ = self
             .word
-            .compare_exchange(word, pack(left, now), Relaxed, Relaxed);
+            .compare_exchange(word, pack(left, now.word()), Relaxed, Relaxed);
         left
     }
 
@@ -58,13 +59,13 @@ impl Peak {
         let (took, now) = (time.as_secs_f32(), Tick::at(now));
         let with = |word| {
             let (known, then) = unpack(word);
-            let aged = ticks(now, then) > 0;
+            let age = age(now, then);
             let average = match known < took {
                 true => took,
-                false if aged => self.after(known, took, now.since(then)),
+                false if age > 0.0 => self.after(known, took, age),
                 false => known,
             };
-            Some(pack(average, if aged { now } else { then }))
+            Some(pack(average, if age > 0.0 { now.word() } else { then }))
         };
         // It never declines, so it never fails.
         let _ = self.word.fetch_update(Relaxed, Relaxed, with);
@@ -78,18 +79,18 @@ impl Peak {
     }
 }
 
-/// How many, from then on; none, where another thread read the clock later and was here before.
-fn ticks(now: Tick, then: Tick) -> i32 {
-    (now.word().wrapping_sub(then.word()) as i32).max(0)
+/// Seconds from then on; none, where another thread read the clock later and was here before.
+fn age(now: Tick, then: u32) -> f32 {
+    let words = (now.word().wrapping_sub(then) as i32).max(0);
+    words as f32 * 65_536e-9
 }
 
-fn pack(seconds: f32, tick: Tick) -> u64 {
-    u64::from(seconds.to_bits()) << 32 | u64::from(tick.word())
+fn pack(seconds: f32, word: u32) -> u64 {
+    u64::from(seconds.to_bits()) << 32 | u64::from(word)
 }
 
-fn unpack(word: u64) -> (f32, Tick) {
-    let seconds = f32::from_bits((word >> 32) as u32);
-    (seconds, Tick::of_word(word as u32))
+fn unpack(word: u64) -> (f32, u32) {
+    (f32::from_bits((word >> 32) as u32), word as u32)
 }
 
 #[cfg(test)]
