@@ -31,7 +31,7 @@ use tonic::{
     transport::Server,
 };
 use tonic_fleet::{
-    Builder, Channel, ServedBy,
+    Builder, Channel, ServedBy, balance,
     resolve::{Change, Publisher},
 };
 
@@ -94,6 +94,7 @@ struct Patient {
 impl Ward {
     /// So many servers, all connected, and well.
     pub async fn of(n: usize, with: impl FnOnce(Builder) -> Builder) -> Self {
+        balance::seed(7);
         let net = Net::default();
         let (publisher, resolve) = ByHand::new();
         let builder = Channel::over("greeter".parse().unwrap(), resolve);
