@@ -28,7 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         while let Some(change) = changes.next().await {
             match change {
                 Ok(Changed::Set(entry)) => println!("version {}: {:?}", entry.version, entry.value),
-                Ok(_) => println!("there are no limits"),
+                Ok(Changed::Gone { .. }) => println!("there are no limits"),
+                Ok(_) => println!("some changes were compacted before they were heard"),
                 Err(error) => println!("{}", error.chain()),
             }
         }

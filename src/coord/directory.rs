@@ -320,6 +320,8 @@ impl Standing {
                 (kv.key, kv.mod_revision, Some(instance))
             }
             Change::Gone(key, at) => (key, at, None),
+            // Who is there counts, and that follows.
+            Change::Skipped(..) => return None,
         };
         let before = match &now {
             Some(instance) => self.keys.insert((nth, key), instance.clone()),

@@ -176,7 +176,7 @@ fn take_in(standing: &mut HashMap<Bytes, Kv>, seen: Seen) -> bool {
         Seen::Listed { all, .. } => {
             *standing = all.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
         }
-        Seen::Changed(changes) => {
+        Seen::Changed(changes) | Seen::Skipped { changes, .. } => {
             for change in changes {
                 match change {
                     KeyChange::Put(kv) => standing.insert(kv.key.clone(), kv),

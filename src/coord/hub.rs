@@ -6,9 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
 
-use super::leases::Leases;
+use super::{
+    leases::Leases,
+    log::{Log, Next},
+};
 use crate::{
     Error, ErrorKind, Result,
     etcd::{
@@ -38,7 +41,9 @@ struct State {
     revision: i64,
     listed: bool,
     stale: Option<Error>,
-    tell: broadcast::Sender<Told>,
+    told: Log<Told>,
+    /// Wakes all who read.
+    news: watch::Sender<()>,
 }
 
 /// What all readers are told: first all there is, then what changes.
@@ -54,6 +59,8 @@ pub(super) enum Change {
     Put(Kv),
     /// It is gone, or was not there, as of this revision.
     Gone(Bytes, i64),
+    /// Not each change from the one revision to the other is told: how it stands by now follows.
+    Skipped(i64, i64),
 }
 
 /// Reads all changes under a prefix, or of one key, in order; the first is how it stands.
@@ -62,15 +69,22 @@ pub(super) struct Reader {
     hub: Arc<Hub>,
     leases: Arc<Leases>,
     key: Option<Bytes>,
-    told: broadcast::Receiver<Told>,
+    news: watch::Receiver<()>,
+    /// Up to where it has read what is told.
+    at: u64,
+    /// Up to which revision.
+    heard: i64,
     /// What the reader knows to stand, and since when.
     known: HashMap<Bytes, i64>,
     pending: VecDeque<Change>,
     begun: bool,
 }
 
-/// Who is further behind is told how it stands rather than how it came to be: for each key, the latest.
-const BEHIND: usize = 4096;
+/// Who is further behind, in bytes of keys and values, is told how it stands rather than how it came to be: for
+/// each key, the latest.
+const BEHIND: usize = 32 << 20;
+/// What a change takes beside its key and value.
+const OVERHEAD: usize = 64;
 
 impl Hubs {
     /// The one watch on a prefix.
@@ -93,7 +107,8 @@ impl Hub {
             revision: 0,
             listed: false,
             stale: None,
-            tell: broadcast::Sender::new(BEHIND),
+            told: Log::of(BEHIND),
+            news: watch::Sender::new(()),
         }));
         let shared = Arc::clone(&state);
         let span = Span::Prefix(prefix.to_owned());
@@ -105,17 +120,20 @@ impl Hub {
 
     /// Reads everything, or one key.
     pub(super) fn read(self: &Arc<Self>, leases: &Arc<Leases>, key: Option<Bytes>) -> Reader {
-        let told = locked(&self.state).tell.subscribe();
+        let mut state = locked(&self.state);
         let mut reader = Reader {
             hub: Arc::clone(self),
             leases: Arc::clone(leases),
             key,
-            told,
+            news: state.news.subscribe(),
+            at: state.told.join(),
+            heard: 0,
             known: HashMap::new(),
             pending: VecDeque::new(),
             begun: false,
         };
-        reader.catch_up();
+        reader.catch_up(&mut state);
+        drop(state);
         reader
     }
 
@@ -142,32 +160,44 @@ impl Hub {
 
 impl State {
     fn hear(&mut self, seen: Seen) {
-        let changes: Vec<_> = match seen {
+        let mut changes = Vec::new();
+        match seen {
             Seen::Listed { all, revision } => {
                 self.revision = revision;
                 self.listed = true;
-                all.into_iter().map(Change::Put).collect()
+                changes.extend(all.into_iter().map(Change::Put));
             }
-            Seen::Changed(changes) => {
-                let changes: Vec<_> = changes.into_iter().map(Change::of).collect();
-                self.revision = changes.last().map_or(self.revision, Change::at);
-                changes
+            Seen::Changed(news) => {
+                let last = news.last().map_or(0, KeyChange::at);
+                self.revision = self.revision.max(last);
+                changes.extend(news.into_iter().map(Change::of));
+            }
+            Seen::Skipped {
+                from,
+                until,
+                changes: news,
+            } => {
+                self.revision = until;
+                changes.push(Change::Skipped(from, until));
+                changes.extend(news.into_iter().map(Change::of));
             }
             Seen::Stale(why) => {
                 self.stale = Some(why);
                 return;
             }
-        };
+        }
         self.stale = None;
         for change in &changes {
             match change {
-                Change::Put(kv) => self.keys.insert(kv.key.clone(), kv.clone()),
-                Change::Gone(key, _) => self.keys.remove(key),
-            };
+                Change::Put(kv) => drop(self.keys.insert(kv.key.clone(), kv.clone())),
+                Change::Gone(key, _) => drop(self.keys.remove(key)),
+                Change::Skipped(..) => {}
+            }
         }
-        // Nobody may read just now.
+        let bytes = changes.iter().map(Change::bytes).sum();
         let (changes, revision) = (changes.into(), self.revision);
-        let _ = self.tell.send(Told { changes, revision });
+        self.told.push(Told { changes, revision }, bytes);
+        self.news.send_replace(());
     }
 }
 
@@ -181,18 +211,20 @@ impl Change {
         }
     }
 
-    fn at(&self) -> i64 {
+    fn key(&self) -> Option<&Bytes> {
         match self {
-            Self::Put(kv) => kv.mod_revision,
-            Self::Gone(_, at) => *at,
+            Self::Put(kv) => Some(&kv.key),
+            Self::Gone(key, _) => Some(key),
+            Self::Skipped(..) => None,
         }
     }
 
-    pub(super) fn key(&self) -> &Bytes {
-        match self {
-            Self::Put(kv) => &kv.key,
-            Self::Gone(key, _) => key,
-        }
+    fn bytes(&self) -> usize {
+        let value = match self {
+            Self::Put(kv) => kv.value.len(),
+            Self::Gone(..) | Self::Skipped(..) => 0,
+        };
+        OVERHEAD + self.key().map_or(0, Bytes::len) + value
     }
 }
 
@@ -206,30 +238,7 @@ impl Reader {
             if let Some(change) = self.pending.pop_front() {
                 return Some(change);
             }
-            let told = tokio::select! {
-                told = self.told.recv() => told,
-                _ = self.leases.closing() => return None,
-            };
-            self.hear(told)?;
-        }
-    }
-
-    fn hear(&mut self, told: Result<Told, RecvError>) -> Option<()> {
-        match told {
-            Ok(told) => {
-                told.changes.iter().for_each(|change| self.take(change));
-                let begins = !std::mem::replace(&mut self.begun, true);
-                // One who asks for a key is told that it is not there.
-                if let Some(key) = self.key.clone().filter(|_| begins && self.known.is_empty()) {
-                    self.take(&Change::Gone(key, told.revision));
-                }
-                Some(())
-            }
-            Err(RecvError::Lagged(_)) => {
-                self.catch_up();
-                Some(())
-            }
-            Err(RecvError::Closed) => None,
+            self.more().await.ok()?;
         }
     }
 
@@ -239,15 +248,52 @@ impl Reader {
     /// When the coordinator is closed.
     pub(super) async fn begin(&mut self) -> Result<()> {
         while !self.begun {
+            self.more().await?;
+        }
+        Ok(())
+    }
+
+    /// Hears the next word, when there is one.
+    async fn more(&mut self) -> Result<()> {
+        loop {
+            self.leases.check()?;
+            // Before we look, so that what is told from here on wakes us.
+            self.news.mark_unchanged();
+            if self.hear() {
+                return Ok(());
+            }
             tokio::select! {
-                told = self.told.recv() => {
-                    let gone = || Error::new(ErrorKind::Unavailable, "follow a prefix");
-                    self.hear(told).ok_or_else(gone)?;
-                }
+                told = self.news.changed() => told.map_err(|gone| {
+                    Error::new(ErrorKind::Unavailable, "follow a prefix").because(gone)
+                })?,
                 why = self.leases.closing() => return Err(why),
             }
         }
-        Ok(())
+    }
+
+    /// Says whether there was a word.
+    fn hear(&mut self) -> bool {
+        let hub = Arc::clone(&self.hub);
+        let mut state = locked(&hub.state);
+        match state.told.next(&mut self.at) {
+            Next::Word(told) => {
+                drop(state);
+                self.told(&told);
+            }
+            Next::Gone => self.catch_up(&mut state),
+            Next::Nothing => return false,
+        }
+        true
+    }
+
+    fn told(&mut self, told: &Told) {
+        told.changes.iter().for_each(|change| self.take(change));
+        self.heard = told.revision;
+        let begins = !std::mem::replace(&mut self.begun, true);
+        // One who asks for a key is told that it is not there.
+        if let Some(key) = self.key.clone().filter(|_| begins && self.known.is_empty()) {
+            self.take(&Change::Gone(key, told.revision));
+        }
     }
 
     /// What was told already.
@@ -256,7 +302,8 @@ impl Reader {
     }
 
     fn take(&mut self, change: &Change) {
-        if self.key.as_ref().is_some_and(|key| key != change.key()) {
+        let of_another = |key: &Bytes| change.key().is_some_and(|of| of != key);
+        if self.key.as_ref().is_some_and(of_another) {
             return;
         }
         match change {
@@ -266,18 +313,23 @@ impl Reader {
             Change::Gone(key, _) => {
                 self.known.remove(key);
             }
+            Change::Skipped(..) => {}
         }
         self.pending.push_back(change.clone());
     }
 
     /// Goes on from how it stands now, telling what is new in it.
-    fn catch_up(&mut self) {
-        let hub = Arc::clone(&self.hub);
-        let state = locked(&hub.state);
-        self.told = state.tell.subscribe();
+    fn catch_up(&mut self, state: &mut State) {
+        state.told.skip(&mut self.at);
         if !state.listed {
             return;
         }
+        if self.begun {
+            // Where data was replaced meanwhile, nothing of what there is now was heard.
+            let from = Some(self.heard).filter(|heard| *heard <= state.revision);
+            self.take(&Change::Skipped(from.unwrap_or(0), state.revision));
+        }
+        self.heard = state.revision;
         let gone: Vec<_> = match &self.key {
             // One who asks for a key is told that it is not there.
             Some(key) if !self.begun && !state.keys.contains_key(key) => vec![key.clone()],
@@ -301,6 +353,12 @@ impl Reader {
             }
         }
         self.begun = true;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        locked(&self.hub.state).told.leave(self.at);
     }
 }
 
@@ -349,6 +407,7 @@ mod tests {
             words.push(match reader.next().await.unwrap() {
                 Change::Put(kv) => format!("+{}@{}", kv.name(), kv.mod_revision),
                 Change::Gone(key, at) => format!("-{}@{at}", String::from_utf8_lossy(&key)),
+                Change::Skipped(from, until) => format!("?{from}..{until}"),
             });
         }
         assert!(reader.next().now_or_never().is_none(), "it is told more");
@@ -386,14 +445,43 @@ mod tests {
         assert_eq!(words(&mut reader, 3).await.len(), 3);
 
         locked(&hub.state).hear(delete("gone", 3));
-        for at in 0..2 * BEHIND as i64 {
-            locked(&hub.state).hear(put("a", 4 + at));
+        let large = Bytes::from_static(&[0; 1 << 20]);
+        let last = 3 + BEHIND as i64 / large.len() as i64;
+        for at in 4..=last {
+            let value = large.clone();
+            locked(&hub.state).hear(Seen::Changed(vec![KeyChange::Put(Kv {
+                value,
+                ..kv("a", at)
+            })]));
         }
 
-        let last = format!("+a@{}", 3 + 2 * BEHIND);
-        let gone = format!("-gone@{}", 3 + 2 * BEHIND);
-        assert_eq!(words(&mut reader, 2).await, [gone, last]);
+        let told = [
+            format!("?2..{last}"),
+            format!("-gone@{last}"),
+            format!("+a@{last}"),
+        ];
+        assert_eq!(words(&mut reader, 3).await, told);
         locked(&hub.state).hear(put("b", 20_000));
         assert_eq!(words(&mut reader, 1).await, ["+b@20000"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_compacted_is_told_to_all_even_to_who_reads_one_key() {
+        let (hub, leases) = hub();
+        let all = vec![kv("a", 2)];
+        locked(&hub.state).hear(Seen::Listed { all, revision: 3 });
+        let mut everything = hub.read(&leases, None);
+        let mut of_b = hub.read(&leases, Some("b".into()));
+
+        locked(&hub.state).hear(Seen::Skipped {
+            from: 4,
+            until: 9,
+            changes: vec![KeyChange::Put(kv("a", 7))],
+        });
+        let mut late = hub.read(&leases, None);
+
+        assert_eq!(words(&mut everything, 3).await, ["+a@2", "?4..9", "+a@7"]);
+        assert_eq!(words(&mut of_b, 2).await, ["-b@3", "?4..9"]);
+        assert_eq!(words(&mut late, 1).await, ["+a@7"], "it has missed nothing");
     }
 }

@@ -287,7 +287,9 @@ impl Shared {
         let watch = Watch::telling(etcd, span, move |seen| {
             let stands = match seen {
                 Seen::Listed { all, .. } => all,
-                Seen::Changed(changes) => changes.into_iter().filter_map(put).collect(),
+                Seen::Changed(changes) | Seen::Skipped { changes, .. } => {
+                    changes.into_iter().filter_map(put).collect()
+                }
                 Seen::Stale(_) => return,
             };
             for kv in stands {

@@ -68,6 +68,7 @@ mod election;
 mod hub;
 mod leases;
 mod lock;
+mod log;
 mod queue;
 mod retry;
 mod sync;

@@ -222,7 +222,7 @@ impl Etcd {
         let next = match failure.remedy {
             Remedy::None | Remedy::Relist => None,
             Remedy::Renew => Some(slot.at),
-            Remedy::Rotate => Some((slot.at + 1) % self.0.members.len()),
+            Remedy::Rotate | Remedy::Check => Some((slot.at + 1) % self.0.members.len()),
         };
         if let Some(at) = next {
             let mut current = locked(&self.0.slot);
@@ -281,7 +281,7 @@ impl Inner {
 impl Failure {
     fn may_try_again(&self, again: Again) -> bool {
         match self.remedy {
-            Remedy::None | Remedy::Relist => false,
+            Remedy::None | Remedy::Relist | Remedy::Check => false,
             // Wrong credentials are as wrong on the next member.
             Remedy::Renew => self.kind != ErrorKind::Denied,
             Remedy::Rotate => {

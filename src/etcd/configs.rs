@@ -56,7 +56,7 @@ fn said(seen: Seen) -> Option<Option<String>> {
     let text = |kv: &Kv| String::from_utf8_lossy(&kv.value).into_owned();
     match seen {
         Seen::Listed { all, .. } => Some(all.last().map(text)),
-        Seen::Changed(changes) => Some(match changes.last()? {
+        Seen::Changed(changes) | Seen::Skipped { changes, .. } => Some(match changes.last()? {
             KeyChange::Put(kv) => Some(text(kv)),
             KeyChange::Delete { .. } => None,
         }),

@@ -29,16 +29,31 @@ pub(super) struct Cursor {
     from: i64,
     /// The newest revision that is known to exist.
     seen: i64,
-    sure: bool,
+    trust: Trust,
+}
+
+/// Whether history can be gone on with from where we are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Trust {
+    /// It is gone from here on, or there never was any.
+    #[default]
+    Gone,
+    /// A member did not have it: whether the cluster has, a list tells.
+    Doubt,
+    Sure,
 }
 
 impl Cursor {
     pub(super) fn next(&self) -> Ask {
-        if self.sure {
-            Ask::Watch(self.from)
-        } else {
-            Ask::List
+        match self.trust {
+            Trust::Sure => Ask::Watch(self.from),
+            Trust::Doubt | Trust::Gone => Ask::List,
         }
+    }
+
+    /// Up to before this revision, everything is known.
+    pub(super) fn from(&self) -> i64 {
+        self.from
     }
 
     /// The newest revision known, to be given to [`listed`](Self::listed) after a list that is
@@ -49,7 +64,7 @@ impl Cursor {
 
     /// A list was answered, as of `revision`; before it was asked for, `seen` was known to exist.
     pub(super) fn listed(&mut self, revision: i64, seen: i64) -> Epoch {
-        self.sure = true;
+        self.trust = Trust::Sure;
         // The cluster agrees on what it lists, so what is older than what was seen is another past.
         if revision < seen {
             self.from = revision + 1;
@@ -66,8 +81,28 @@ impl Cursor {
     ///
     /// A member that lags and one whose data was wiped look alike: only a list can tell.
     pub(super) fn opened(&mut self, revision: i64) -> bool {
-        self.sure = revision >= self.seen;
-        self.sure
+        if revision >= self.seen {
+            return true;
+        }
+        self.doubted();
+        false
+    }
+
+    /// A member says that it does not have what we know.
+    pub(super) fn doubted(&mut self) {
+        if self.trust == Trust::Sure {
+            self.trust = Trust::Doubt;
+        }
+    }
+
+    /// The cluster agrees on a list as of `revision`, asked for when `seen` was known to exist; says whether
+    /// it was only the member that was behind, so that the history we want is still there.
+    pub(super) fn resumes(&mut self, revision: i64, seen: i64) -> bool {
+        if self.trust == Trust::Doubt && revision >= seen {
+            self.trust = Trust::Sure;
+            return true;
+        }
+        false
     }
 
     /// An event came; says whether it can be news.
@@ -82,7 +117,7 @@ impl Cursor {
 
     /// The history from here on is gone.
     pub(super) fn compacted(&mut self) {
-        self.sure = false;
+        self.trust = Trust::Gone;
     }
 }
 
@@ -139,6 +174,23 @@ mod tests {
     }
 
     #[test]
+    fn where_only_a_member_was_behind_history_is_gone_on_with() {
+        let mut cursor = Cursor::default();
+        cursor.listed(100, 0);
+        cursor.heard(120);
+        cursor.opened(110);
+
+        assert!(cursor.resumes(150, cursor.seen()));
+        assert_eq!(cursor.next(), Ask::Watch(120), "nothing is passed over");
+
+        cursor.opened(110);
+        assert!(!cursor.resumes(115, cursor.seen()), "another past");
+        cursor.compacted();
+        assert!(!cursor.resumes(150, cursor.seen()), "history is gone");
+        assert_eq!(cursor.next(), Ask::List);
+    }
+
+    #[test]
     fn a_list_that_is_behind_is_another_past() {
         let mut cursor = Cursor::default();
         cursor.listed(100, 0);
@@ -165,7 +217,7 @@ mod tests {
     proptest! {
         #[test]
         fn within_one_past_nothing_is_ever_asked_for_that_was_skipped(
-            steps in prop::collection::vec((0..4u8, 0..4i64), 0..60)
+            steps in prop::collection::vec((0..6u8, 0..4i64), 0..60)
         ) {
             let mut cursor = Cursor::default();
             // What the cluster has, and up to where all of it has reached us.
@@ -186,7 +238,10 @@ mod tests {
                         }
                         told = told.max(until);
                     },
-                    _ => cursor.compacted(),
+                    3 => cursor.compacted(),
+                    // A member that is behind, and a list that says that it is no more than that.
+                    4 => drop(cursor.opened(cursor.seen() - by)),
+                    _ => drop(cursor.resumes(head, cursor.seen())),
                 }
             }
         }

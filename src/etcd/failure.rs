@@ -17,8 +17,11 @@ pub(crate) enum Remedy {
     Rotate,
     /// The token is no longer good: a new client, which asks for a new one.
     Renew,
-    /// The history that was asked for is gone, or not there yet: list.
+    /// The history that was asked for is gone: list.
     Relist,
+    /// This member does not have the history that we know: go to the next one, and let the cluster say whether
+    /// it has.
+    Check,
 }
 
 /// A failed call, understood.
@@ -87,7 +90,7 @@ impl Failure {
     pub(crate) fn behind() -> Self {
         Self::new(
             ErrorKind::Unavailable,
-            Remedy::Relist,
+            Remedy::Check,
             "the history went backwards".into(),
         )
     }
@@ -99,9 +102,8 @@ impl Failure {
     pub(crate) fn canceled(reason: &str, compact_revision: i64) -> Self {
         let (kind, remedy) = match reason {
             _ if compact_revision != 0 => (ErrorKind::Unavailable, Remedy::Relist),
-            r if r.contains("compacted") || r.contains("future revision") => {
-                (ErrorKind::Unavailable, Remedy::Relist)
-            }
+            r if r.contains("compacted") => (ErrorKind::Unavailable, Remedy::Relist),
+            r if r.contains("future revision") => (ErrorKind::Unavailable, Remedy::Check),
             r if r.contains("auth token") || r.contains("auth store is old") => {
                 (ErrorKind::Unavailable, Remedy::Renew)
             }

@@ -24,6 +24,16 @@ pub(crate) enum KeyChange {
     },
 }
 
+impl KeyChange {
+    /// When it happened, or was found to have happened.
+    pub(crate) fn at(&self) -> i64 {
+        match self {
+            Self::Put(kv) => kv.mod_revision,
+            Self::Delete { mod_revision, .. } => *mod_revision,
+        }
+    }
+}
+
 /// An event of a watch.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -89,6 +99,22 @@ impl Known {
     /// See [`Cursor::opened`].
     pub(super) fn opened(&mut self, revision: i64) -> bool {
         self.cursor.opened(revision)
+    }
+
+    /// See [`Cursor::doubted`].
+    pub(super) fn doubted(&mut self) {
+        self.cursor.doubted();
+    }
+
+    /// See [`Cursor::resumes`].
+    pub(super) fn resumes(&mut self, listing: &Listing) -> bool {
+        let seen = self.asked.unwrap_or_else(|| self.cursor.seen());
+        self.cursor.resumes(listing.revision, seen)
+    }
+
+    /// See [`Cursor::from`].
+    pub(super) fn from(&self) -> i64 {
+        self.cursor.from()
     }
 
     /// See [`Cursor::compacted`].

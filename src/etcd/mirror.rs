@@ -91,7 +91,7 @@ impl Told {
                     value: None,
                 },
             },
-            Seen::Changed(mut changes) => match changes.pop() {
+            Seen::Changed(mut changes) | Seen::Skipped { mut changes, .. } => match changes.pop() {
                 Some(KeyChange::Put(kv)) => Standing {
                     revision: kv.mod_revision,
                     value: Some((kv.value, kv.lease)),

@@ -69,7 +69,7 @@ impl Roster {
                 let set = self.speakers().map(Arc::clone).collect();
                 self.with_skipped(Some(Update::Reset(set)), skipped)
             }
-            Seen::Changed(changes) => {
+            Seen::Changed(changes) | Seen::Skipped { changes, .. } => {
                 let fresh = changes.is_empty();
                 if self.stale.take().is_some() {
                     tracing::info!(service = %self.service, "etcd in reach again");

@@ -109,7 +109,7 @@ impl Watching {
 
     /// A member whose history may end before what we know: the cluster must say which is right.
     pub(super) fn behind(&self) -> Failure {
-        Failure::behind().of(self.slot.member())
+        self.blame(Failure::behind())
     }
 
     fn blame(&self, failure: Failure) -> Failure {

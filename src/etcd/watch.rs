@@ -35,6 +35,13 @@ pub(crate) enum Seen {
     Listed { all: Vec<Kv>, revision: i64 },
     /// What changed; with nothing in it, that the cluster is in reach again.
     Changed(Vec<KeyChange>),
+    /// How it stands by now, where not each change from the one revision to the other was heard, nor ever will
+    /// be: only to those who are told every change.
+    Skipped {
+        from: i64,
+        until: i64,
+        changes: Vec<KeyChange>,
+    },
     /// The cluster is out of reach; what was told stays. Once an outage.
     Stale(Error),
 }
@@ -111,7 +118,8 @@ impl Watch {
         Self::knowing(etcd, span, Known::default(), Tell::Latest, tell)
     }
 
-    /// The same, and every single change: only what etcd compacted before it was heard is not told.
+    /// The same, and every single change: only what etcd compacted before it was heard is not told, and that
+    /// is said.
     #[cfg(feature = "coord")]
     pub(crate) fn every(etcd: Etcd, span: Span, tell: impl FnMut(Seen) + Send + 'static) -> Self {
         Self::knowing(etcd, span, Known::default(), Tell::Every, tell)
@@ -219,6 +227,10 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
                     self.failed(failure, !opened).await;
                 }
                 Ask::Watch(_) | Ask::List => match self.ask().await {
+                    // The stream goes on from where it was, and is compared with this when it has come as far.
+                    Ok(listing) if self.mode == Tell::Every && self.known.resumes(&listing) => {
+                        self.held = Some(listing);
+                    }
                     Ok(listing) => self.listed(Ok(listing)),
                     Err(failure) => {
                         self.listed(Err(failure.clone()));
@@ -242,14 +254,7 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
     /// Takes in a list, or the lack of one.
     fn listed(&mut self, answer: Result<Listing, Failure>) {
         let answer = match answer {
-            Ok(listing) if self.known.is_listed() => {
-                let revision = listing.revision;
-                let changes = self.known.listed(listing);
-                if !changes.is_empty() {
-                    (self.tell)(Seen::Changed(changes));
-                }
-                Ok(revision)
-            }
+            Ok(listing) if self.known.is_listed() => Ok(self.relisted(listing)),
             Ok(listing) => {
                 let revision = listing.revision;
                 let changes = self.known.listed(listing);
@@ -269,6 +274,28 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
         };
         self.broken = 0;
         self.reply(&answer);
+    }
+
+    /// Takes in a list that goes ahead of the stream; answers with its revision.
+    fn relisted(&mut self, listing: Listing) -> i64 {
+        let (from, epoch) = (self.known.from(), self.known.epoch());
+        let until = listing.revision;
+        let mut changes = self.known.listed(listing);
+        // Of data that was replaced, nothing was heard.
+        let from = if self.known.epoch() == epoch { from } else { 0 };
+        let skipped = from < until || (from == until && !changes.is_empty());
+        if self.mode == Tell::Every && skipped {
+            tracing::warn!(span = %self.span, from, until, "not each change was heard: history is gone");
+            changes.sort_by_key(KeyChange::at);
+            (self.tell)(Seen::Skipped {
+                from,
+                until,
+                changes,
+            });
+        } else if !changes.is_empty() {
+            (self.tell)(Seen::Changed(changes));
+        }
+        until
     }
 
     /// Tells those who wait for a list, and when the next is due.
@@ -408,12 +435,15 @@ impl<T: FnMut(Seen) + Send + 'static> Task<T> {
         // A token that ran out is a formality, once.
         let formality = failure.remedy == Remedy::Renew && self.backoff.failures() == 0;
         let in_vain = (in_vain && !formality) || failure.kind == ErrorKind::Timeout;
-        if failure.remedy == Remedy::Relist {
-            self.known.compacted();
-        } else if (in_vain || patient) && !self.stale {
-            self.stale = true;
-            let error = failure.error(format_args!("watch {}", self.span));
-            (self.tell)(Seen::Stale(error));
+        match failure.remedy {
+            Remedy::Relist => self.known.compacted(),
+            Remedy::Check => self.known.doubted(),
+            _ if (in_vain || patient) && !self.stale => {
+                self.stale = true;
+                let error = failure.error(format_args!("watch {}", self.span));
+                (self.tell)(Seen::Stale(error));
+            }
+            _ => {}
         }
         let wait = if patient {
             self.slow.next()

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -12,18 +13,18 @@ use std::{
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{RwLock, mpsc, watch},
+    sync::{RwLock, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 use tonic_fleet::{
     ErrorKind,
-    coord::{Changed, Changes, Config, Coordinator},
+    coord::{Changed, Changes, Config, Coordinator, Entry},
 };
 
 use crate::{
     SOON, coordinator,
-    etcd::Etcd,
+    etcd::{Cluster, Etcd},
     proxy::{Mode, Proxy},
 };
 
@@ -248,59 +249,97 @@ async fn a_bound_value_is_the_last_good_one() {
     assert!(bound.error().is_none());
 }
 
-/// What one who watches everything was told, in order: for each, the name and the version.
-type Told = Vec<(String, i64)>;
+/// Names and versions, in order.
+type Versions = Vec<(String, i64)>;
 
-/// Several write while etcd is cut off, compacted and restarted; one watches.
+/// What one who watches everything was told: each change, and where not each was told.
+#[derive(Debug, Default)]
+struct Told {
+    changes: Versions,
+    skipped: Vec<RangeInclusive<i64>>,
+}
+
+/// One who watches everything, and up to which version it has heard.
+struct Watcher {
+    told: JoinHandle<Told>,
+    heard: watch::Receiver<i64>,
+}
+
+impl Watcher {
+    /// Watches until something called `last` is told.
+    fn of(mut changes: Changes<usize>) -> Self {
+        let (tell, heard) = watch::channel(0);
+        let told = tokio::spawn(async move {
+            let mut told = Told::default();
+            while told.changes.last().is_none_or(|(name, _)| name != "last") {
+                match changes.next().await.expect("it goes on").unwrap() {
+                    Changed::Set(Entry { name, version, .. }) | Changed::Gone { name, version } => {
+                        told.changes.push((name, version));
+                        tell.send_replace(version);
+                    }
+                    Changed::Skipped { from, until } => told.skipped.push(from..=until),
+                    _ => unreachable!("there are no others"),
+                }
+            }
+            told
+        });
+        Self { told, heard }
+    }
+
+    /// Returns when it has heard what was written then.
+    async fn has_heard(&mut self, version: i64) {
+        let heard = self.heard.wait_for(|heard| *heard >= version);
+        timeout(SOON, heard).await.unwrap().unwrap();
+    }
+
+    async fn told(self) -> Told {
+        timeout(SOON, self.told).await.expect("the last").unwrap()
+    }
+}
+
+/// Several write while the way to etcd is cut, and it is restarted and compacted; one watches.
 async fn watched_under_faults(writes: usize) {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::before(&etcd.address()).await;
     let url = format!("etcd://{}", proxy.address());
     let far = Coordinator::connect(url.parse().unwrap()).await.unwrap();
-    let mut changes = far.config("config/shop").unwrap().watch_all::<usize>();
-    let (tell, mut news) = mpsc::unbounded_channel();
-    let (last, mut heard) = watch::channel(0);
-    tokio::spawn(async move {
-        while let Some(change) = changes.next().await {
-            let (name, version) = match change.unwrap() {
-                Changed::Set(entry) => (entry.name, entry.version),
-                Changed::Gone { name, version } => (name, version),
-                _ => unreachable!("there are no others"),
-            };
-            last.send_replace(version);
-            let _ = tell.send((name, version));
-        }
-    });
-    config(&etcd).await.set("first", &0).await.unwrap();
-    timeout(SOON, heard.changed()).await.unwrap().unwrap();
+    let mut watcher = Watcher::of(far.config("config/shop").unwrap().watch_all());
+    let first = config(&etcd).await.set("first", &0).await.unwrap();
+    watcher.has_heard(first).await;
 
     let (done, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(RwLock::new(())));
     let writing = write(&etcd, writes, &done, &gate).await;
     let mut holes = Vec::new();
     for round in 0.. {
-        if done.load(SeqCst) == writing.len() {
+        if done.load(SeqCst) == writing.len() && round > 4 {
             break;
         }
-        match round % 4 {
+        match round % 5 {
             0 => proxy.set(Mode::Reset),
             1 => etcd.restart().await,
+            // As etcd is compacted as a rule: what was not heard yet is kept.
             2 => {
-                // What is compacted before it is heard is gone; nothing else is, whatever came before.
+                let stands = config(&etcd).await.set("mark", &round).await.unwrap();
+                watcher.has_heard(stands).await;
+                proxy.set(Mode::Refuse);
+                sleep(Duration::from_millis(100)).await;
+                etcd.client().await.compact(stands, None).await.unwrap();
+            }
+            3 => proxy.set(Mode::Hole),
+            // What is compacted before it is heard is gone, and that is told; nothing else is, whatever came before.
+            _ if holes.is_empty() => {
                 let stands = revision(&etcd).await;
-                let caught_up = heard.wait_for(|heard| *heard >= stands);
-                timeout(SOON, caught_up).await.unwrap().unwrap();
+                watcher.has_heard(stands).await;
                 proxy.set(Mode::Refuse);
                 sleep(Duration::from_millis(100)).await;
                 let _nobody_writes = gate.write().await;
-                let (from, until) = (*heard.borrow(), revision(&etcd).await);
+                let until = config(&etcd).await.set("mark", &round).await.unwrap();
                 etcd.client().await.compact(until, None).await.unwrap();
-                holes.push(from..=until);
+                holes.push(stands..=until);
                 proxy.set(Mode::Pass);
-                config(&etcd).await.set("mark", &round).await.unwrap();
-                let marked = heard.wait_for(|heard| *heard > until);
-                timeout(SOON, marked).await.unwrap().unwrap();
+                watcher.has_heard(until).await;
             }
-            _ => proxy.set(Mode::Hole),
+            _ => {}
         }
         sleep(Duration::from_millis(150)).await;
         proxy.set(Mode::Pass);
@@ -313,50 +352,42 @@ async fn watched_under_faults(writes: usize) {
 
     let stands = config(&etcd).await;
     stands.set("last", &0).await.unwrap();
-    let mut told: Told = Vec::new();
-    while told.last().is_none_or(|(name, _)| name != "last") {
-        told.push(timeout(SOON, news.recv()).await.expect("the last").unwrap());
-    }
-    check_told(&told, &written, &holes, stands).await;
+    check_told(watcher.told().await, &written, &holes, stands).await;
 }
 
-async fn check_told(
-    told: &Told,
-    written: &Told,
-    holes: &[std::ops::RangeInclusive<i64>],
-    stands: Config,
-) {
-    let versions: BTreeSet<_> = told.iter().map(|(_, version)| version).collect();
-    assert_eq!(versions.len(), told.len(), "nothing is told twice");
+/// Whether all that was written was told, once and in order, or said not to be; which only what was compacted
+/// may.
+async fn check_told(told: Told, written: &Versions, holes: &[RangeInclusive<i64>], stands: Config) {
+    let Told { changes, skipped } = told;
+    let versions: BTreeSet<_> = changes.iter().map(|(_, version)| version).collect();
+    assert_eq!(versions.len(), changes.len(), "nothing is told twice");
+    assert!(changes.is_sorted_by_key(|(_, version)| *version));
     let missed = written.iter().filter(|(_, at)| !versions.contains(at));
-    let missed: Vec<_> = missed
-        .filter(|(_, at)| !holes.iter().any(|hole| hole.contains(at)))
-        .collect();
-    assert!(
-        missed.is_empty(),
-        "missed {} of {}: {:?}, holes {holes:?}",
-        missed.len(),
-        written.len(),
-        missed.first()
-    );
-    let mut last = BTreeMap::new();
-    for (name, version) in told {
-        let before = last.insert(name, version);
-        assert!(before.is_none_or(|before| before < version), "{name}");
+    let missed: Vec<_> = missed.map(|(_, at)| at).collect();
+    for at in &missed {
+        let said = skipped.iter().any(|skipped| skipped.contains(at));
+        assert!(
+            said,
+            "{at} is not told: {} are not, {skipped:?}",
+            missed.len()
+        );
     }
+    for range in &skipped {
+        let compacted =
+            |hole: &RangeInclusive<i64>| hole.contains(range.start()) && hole.end() <= range.end();
+        assert!(holes.iter().any(compacted), "{range:?} is not of {holes:?}");
+    }
+    assert_eq!(skipped.len(), holes.len());
+    let last: BTreeMap<_, _> = changes.iter().map(|(name, at)| (name, at)).collect();
     for entry in stands.list::<usize>().await.unwrap() {
         let entry = entry.unwrap();
         assert_eq!(last[&entry.name], &entry.version, "{}", entry.name);
     }
-    let cut = written.len()
-        - written
-            .iter()
-            .filter(|(_, at)| versions.contains(at))
-            .count();
     println!(
-        "{} written, {} told, {cut} compacted",
+        "{} written, {} told, {} compacted, which was said: {skipped:?}",
         written.len(),
-        told.len()
+        changes.len(),
+        missed.len(),
     );
 }
 
@@ -371,7 +402,7 @@ async fn write(
     writes: usize,
     done: &Arc<AtomicUsize>,
     gate: &Arc<RwLock<()>>,
-) -> Vec<JoinHandle<Told>> {
+) -> Vec<JoinHandle<Versions>> {
     let mut all = Vec::new();
     for writer in 0..4 {
         let (config, done, gate) = (config(etcd).await, Arc::clone(done), Arc::clone(gate));
@@ -402,4 +433,58 @@ async fn no_change_is_missed_or_told_twice_through_cuts_compaction_and_restarts(
 #[ignore = "takes a while"]
 async fn of_ten_thousand_changes_none_is_missed_or_told_twice() {
     watched_under_faults(10_000).await;
+}
+
+/// A watch that is cut off goes on at a member that has yet to hear what the watch knows.
+#[tokio::test]
+async fn a_member_that_is_behind_costs_no_change() {
+    let cluster = Cluster::start().await;
+    let leader = cluster.leader().await;
+    let (lagging, other) = (&cluster.0[(leader + 1) % 3], &cluster.0[(leader + 2) % 3]);
+    let near = Proxy::before(&other.address()).await;
+    let far = Proxy::before(&lagging.address()).await;
+    far.set(Mode::Refuse);
+    let url = format!("etcd://{},{}", near.address(), far.address());
+    let coordinator = Coordinator::connect(url.parse().unwrap()).await.unwrap();
+    let config = coordinator.config("config/shop").unwrap();
+    let mut watcher = Watcher::of(config.watch_all());
+    let url = cluster.0[leader].url();
+    let writer = Coordinator::connect(url.parse().unwrap()).await.unwrap();
+    let writer = writer.config("config/shop").unwrap();
+
+    let mut written = Vec::new();
+    for round in 0..3 {
+        lagging.freeze();
+        // As much as takes it a while to hear.
+        for at in 0..16 {
+            let ballast = format!("ballast/{at}");
+            cluster.0[leader].put(&ballast, vec![0; 1 << 20]).await;
+        }
+        let heard = writer.set("a", &round).await.unwrap();
+        written.push(("a".to_owned(), heard));
+        watcher.has_heard(heard).await;
+        near.set(Mode::Refuse);
+        for at in 0..10 {
+            let name = ["a", "b"][at % 2];
+            written.push((name.to_owned(), writer.set(name, &at).await.unwrap()));
+        }
+        let attempts = far.attempts();
+        far.set(Mode::Pass);
+        let asked = async {
+            while far.attempts() == attempts {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, asked).await.unwrap();
+        lagging.thaw();
+
+        watcher.has_heard(written[written.len() - 1].1).await;
+        near.set(Mode::Pass);
+        far.set(Mode::Refuse);
+    }
+    written.push(("last".to_owned(), writer.set("last", &0).await.unwrap()));
+
+    let told = watcher.told().await;
+    assert_eq!(told.changes, written);
+    assert!(told.skipped.is_empty(), "{:?}", told.skipped);
 }

@@ -83,6 +83,8 @@ async fn following<T: DeserializeOwned>(
                 // Where none was there, the one to begin with is right.
                 keeping((last.version != 0).then(|| deleted().because("it was deleted")))
             }
+            // What stands follows, if it is another.
+            Ok(Changed::Skipped { .. }) => continue,
             Err(error) => {
                 tracing::warn!(why = error.chain(), "keeping the last good value");
                 keeping(Some(error))

@@ -31,15 +31,23 @@ pub enum Changed<T> {
         /// As of when.
         version: i64,
     },
+    /// Not each change from the one version to the other, both included, is told: how all stands by now follows,
+    /// as far as it is otherwise than it was told last.
+    Skipped {
+        /// Where it begins; 0 when the data of the cluster was replaced.
+        from: i64,
+        /// Where it ends.
+        until: i64,
+    },
 }
 
 /// How values stand, and then each change to them, in order; a stream.
 ///
 /// A value that is not a `T` is an error with its key, and the stream goes on. No change is told twice, and
-/// none is passed over, but for these: what etcd compacted while it was out of our reach cannot be known; after
-/// a cut that leads to a member that is behind the others, and for who is thousands of changes behind, only the
-/// latest of each value is told. While etcd is out of reach the stream
-/// is silent, and [`stale`](Self::stale) says why. It ends when the coordinator is closed.
+/// none is passed over in silence: where etcd compacted, or lost, what happened before it could be heard, and
+/// where the reader is more than 32 MiB of changes behind, [`Changed::Skipped`] says so, and of each value the
+/// latest is told. While etcd is out of reach the stream is silent, and [`stale`](Self::stale) says why. It ends
+/// when the coordinator is closed.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Changes<T> {
     stream: Pin<Box<dyn Stream<Item = Change> + Send>>,
@@ -86,6 +94,7 @@ impl<T: DeserializeOwned> Stream for Changes<T> {
                     let name = config.name(&key).to_owned();
                     Ok(Changed::Gone { name, version })
                 }
+                Change::Skipped(from, until) => Ok(Changed::Skipped { from, until }),
             })
         })
     }

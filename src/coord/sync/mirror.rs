@@ -109,6 +109,8 @@ impl<T: DeserializeOwned> Mirror<T> {
                 self.reads(&key, true);
                 self.replace(config.name(&String::from_utf8_lossy(&key)), None);
             }
+            // What stands counts, and that follows.
+            Change::Skipped(..) => {}
         }
     }
 }

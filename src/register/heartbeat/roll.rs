@@ -80,7 +80,7 @@ impl Roll {
                 }
                 true
             }
-            Told::Changed(changes) => {
+            Told::Changed(changes) | Told::Skipped { changes, .. } => {
                 let fresh = self.stale.take().is_some();
                 let mut news = false;
                 for change in changes {
