@@ -38,11 +38,11 @@
 //! A [`Config`] keeps JSON values under a prefix, each with a version. Reading is linearizable: it sees every
 //! write that was acknowledged before. A write on a condition, an [`update`](Config::update) and a
 //! [`Transaction`] happen as a whole or not at all, and at most once. Those who watch are told how values stand
-//! and then each change, once and in order, through cuts, restarts and leader changes; not told is what
-//! etcd compacted while it was out of reach, of which only the outcome is; and all but the latest of each value
-//! to those who are thousands of changes behind, and after a cut that leads to a member behind the others. However many watch a prefix, one watch is open. A change
-//! reaches them a moment after it was made, and no bound on that moment is promised: who must act on the very
-//! latest value asks for it.
+//! and then each change, once and in order, through cuts, restarts, leader changes and members that are behind the
+//! others. What etcd compacted before it could be heard nobody can tell any more: then, and where a reader is more
+//! than 32 MiB of changes behind, [`Changed::Skipped`] says between which versions, and only the outcome is told.
+//! However many watch a prefix, one watch is open. A change reaches them a moment after it was made, and no bound
+//! on that moment is promised: who must act on the very latest value asks for it.
 //!
 //! A [`Sync`] is all of a prefix in the memory of every node: what [`Config`] tells of changes is true of it, so
 //! that all nodes are equal to etcd once they have heard the same; until then, each is as etcd was a moment ago,
