@@ -28,7 +28,7 @@ use tonic_fleet::{
     Address, Builder, Channel, Direct, Endpoint, Event, Instance, ServedBy, State,
     discover::Ready,
     resolve::{Change, Fixed},
-    stage::{Filter, Subset},
+    stage::{Filter, Subset, Zones},
     transport::{Connect, Connecting},
 };
 
@@ -463,4 +463,46 @@ async fn a_call_to_one_who_does_not_fit_the_filter_fails_at_once_and_says_so() {
     );
     assert_eq!(Instant::now(), began);
     assert_eq!(servers[1].ever(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_stay_in_the_channels_zone_until_that_is_down() {
+    let net = Net::default();
+    let here = [net.serve("a0"), net.serve("a1")];
+    let there = [net.serve("b0"), net.serve("b1")];
+    let (publisher, resolve) = ByHand::new();
+    let zoned = |zone: &'static str| move |server: &Running| server.instance.clone().zone(zone);
+    publisher.reset(
+        here.iter()
+            .map(zoned("a"))
+            .chain(there.iter().map(zoned("b"))),
+    );
+    let channel = Channel::over("echo".parse().unwrap(), resolve).connect_with(net.clone());
+    let channel = channel.zones(Zones::mine("a")).build().unwrap();
+    see(&channel, |view| view.ready().len() == 2).await;
+
+    for _ in 0..20 {
+        ask(&channel).await.unwrap();
+    }
+    assert!(there.iter().all(|server| server.ever() == 0));
+    assert!(
+        channel
+            .view()
+            .to_string()
+            .contains("not needed from another zone")
+    );
+    here.iter().for_each(Running::kill);
+    let is_there = |endpoint: &Endpoint| endpoint.instance().zone.as_deref() == Some("b");
+    see(&channel, |view| {
+        view.ready().len() == 2 && view.ready().iter().all(is_there)
+    })
+    .await;
+
+    ask(&channel).await.unwrap();
+    let zones: Vec<_> = channel
+        .view()
+        .zones()
+        .map(|(zone, share)| (zone.to_owned(), share))
+        .collect();
+    assert_eq!(zones, [("a".to_owned(), 0), ("elsewhere".to_owned(), 100)]);
 }

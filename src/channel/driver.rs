@@ -25,6 +25,7 @@ use crate::{
     balance::{LeastLoaded, Pick, Policy},
     endpoint::{Dial, Limits, Set, Step},
     resolve::{Update, Updates},
+    stage::Spread,
     transport::{Connection, Dialer, Told},
 };
 
@@ -426,11 +427,17 @@ impl Running {
         let shared = &self.driver.shared;
         let before = shared.view.load();
         let ready = self.set.ready();
-        let same = ready.is_clone_of(&before.ready) && !std::mem::take(&mut self.repick);
+        let spread = self.set.spread();
+        let as_before = match (&spread, &before.spread) {
+            (Some(spread), Some(before)) => spread.is_like(before),
+            (spread, before) => spread.is_none() && before.is_none(),
+        };
+        let other = std::mem::take(&mut self.repick) || !as_before;
+        let same = ready.is_clone_of(&before.ready) && !other;
         let pick = if same {
             before.pick.clone()
         } else {
-            (!ready.is_empty()).then(|| self.pick_over(ready))
+            (!ready.is_empty()).then(|| self.pick_over(ready, spread.as_ref()))
         };
         let number = before.number + 1;
         let known = self.set.endpoints();
@@ -442,6 +449,7 @@ impl Running {
             ready: ready.clone(),
             on_trial: self.set.on_trial().clone(),
             panic: self.set.panic(),
+            spread,
             pick,
             stale: self.set.stale().cloned(),
             held: self.set.held(),
@@ -453,9 +461,12 @@ impl Running {
     }
 
     /// A policy that panics must not take the channel along: another serves in its place.
-    fn pick_over(&self, ready: &Endpoints) -> Arc<dyn Pick> {
+    fn pick_over(&self, ready: &Endpoints, spread: Option<&Spread>) -> Arc<dyn Pick> {
         let policy = &self.driver.policy;
-        let over = std::panic::AssertUnwindSafe(|| policy.over(ready));
+        let over = std::panic::AssertUnwindSafe(|| match spread {
+            Some(spread) => spread.over(policy, ready),
+            None => policy.over(ready),
+        });
         let pick = std::panic::catch_unwind(over).unwrap_or_else(|_| {
             tracing::error!(
                 ?policy,

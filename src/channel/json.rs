@@ -36,13 +36,18 @@ impl Serialize for View {
             .map(|(well, of)| json!({"well": well, "of": of}));
         let endpoints: Vec<_> = self.known.iter().map(|one| endpoint(one, now)).collect();
         let skipped: Vec<_> = self.skipped.iter().map(passed_over).collect();
-        let mut written = serializer.serialize_struct("View", 9)?;
+        let mut written = serializer.serialize_struct("View", 10)?;
         written.serialize_field("number", &self.number)?;
         written.serialize_field("service", &self.service)?;
         written.serialize_field("listed", &self.listed)?;
         written.serialize_field("ready", &self.ready.len())?;
         written.serialize_field("stale", &stale)?;
         written.serialize_field("panic", &panic)?;
+        let zones: serde_json::Map<_, _> = self
+            .zones()
+            .map(|(zone, share)| (zone.to_owned(), share.into()))
+            .collect();
+        written.serialize_field("zones", &zones)?;
         written.serialize_field("held", &self.held)?;
         written.serialize_field("endpoints", &endpoints)?;
         written.serialize_field("skipped", &skipped)?;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     Endpoint, Endpoints, Error, ServiceName, State, balance::Pick, endpoint::Wellness,
-    resolve::Skipped,
+    resolve::Skipped, stage::Spread,
 };
 
 /// A service as a channel sees it at one moment: who is known, who takes calls, and why the others do not.
@@ -20,6 +20,8 @@ pub struct View {
     /// Those that were ejected and are tried, beside the others.
     pub(super) on_trial: Endpoints,
     pub(super) panic: Option<Wellness>,
+    /// How calls are shared out over zones, if more than one is needed.
+    pub(super) spread: Option<Spread>,
     /// Shared with the views before it that have the same ready ones.
     pub(super) pick: Option<Arc<dyn Pick>>,
     pub(super) stale: Option<(Error, Instant)>,
@@ -40,6 +42,7 @@ impl View {
             ready: Endpoints::default(),
             on_trial: Endpoints::default(),
             panic: None,
+            spread: None,
             pick: None,
             stale: None,
             held: None,
@@ -67,6 +70,12 @@ impl View {
     /// that are connected; see [`Builder::panic_threshold`](crate::Builder::panic_threshold).
     pub fn panic(&self) -> Option<(usize, usize)> {
         self.panic.map(|Wellness { well, of }| (well, of))
+    }
+
+    /// How many of a hundred calls go to each zone, by its name, and `elsewhere`; nothing while one zone gets all,
+    /// and during a panic. See [`Zones`](crate::stage::Zones).
+    pub fn zones(&self) -> impl Iterator<Item = (&str, u8)> {
+        self.spread.iter().flat_map(Spread::iter)
     }
 
     /// Whether the registry has ever said what there is.
@@ -159,6 +168,9 @@ impl fmt::Display for View {
         }
         if let Some((well, of)) = self.panic() {
             write!(f, ", panic: {well} of {of} are well, calls go to all")?;
+        }
+        if let Some(spread) = &self.spread {
+            write!(f, ", zones: {spread}")?;
         }
         if let Some(held) = self.held {
             write!(f, ", held: {held} vanished from the registry")?;

@@ -30,13 +30,17 @@
 
 mod filter;
 mod selection;
+mod spread;
 mod subset;
+mod zones;
 
 use std::fmt;
 
 pub use filter::Filter;
 pub(crate) use selection::{Fitness, Selection};
+pub(crate) use spread::Spread;
 pub use subset::Subset;
+pub use zones::Zones;
 
 use crate::Error;
 
@@ -44,6 +48,7 @@ use crate::Error;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stages {
     pub(crate) filter: Option<Filter>,
+    pub(crate) zones: Option<Zones>,
     pub(crate) subset: Option<Subset>,
 }
 
@@ -53,6 +58,8 @@ pub(crate) struct Stages {
 pub enum Outside {
     /// It does not fit the channel's [`Filter`].
     Filter,
+    /// It is in another zone than the channel's, which can do without; see [`Zones`].
+    Zone,
     /// Others are in the channel's [`Subset`].
     Subset,
 }
@@ -60,12 +67,13 @@ pub enum Outside {
 impl Stages {
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.filter.as_ref().map_or(Ok(()), Filter::check)?;
+        self.zones.as_ref().map_or(Ok(()), Zones::check)?;
         self.subset.as_ref().map_or(Ok(()), Subset::check)
     }
 
     /// Whether there is any.
     pub(crate) fn is_any(&self) -> bool {
-        self.filter.is_some() || self.subset.is_some()
+        self.filter.is_some() || self.zones.is_some() || self.subset.is_some()
     }
 }
 
@@ -74,6 +82,7 @@ impl Outside {
     pub const fn code(self) -> &'static str {
         match self {
             Self::Filter => "filter",
+            Self::Zone => "zone",
             Self::Subset => "subset",
         }
     }
@@ -83,6 +92,7 @@ impl fmt::Display for Outside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Filter => "does not fit the filter",
+            Self::Zone => "not needed from another zone",
             Self::Subset => "not in the subset",
         })
     }

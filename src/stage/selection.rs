@@ -3,31 +3,46 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
+    sync::Arc,
 };
 
-use super::{Filter, Outside, Stages, Subset};
+use super::{
+    Filter, Outside, Spread, Stages, Subset, Zones,
+    zones::{Capacities, Capacity},
+};
 use crate::{Instance, InstanceId};
 
 /// What stages leave of a set. Plain: it is told what is, and says what follows.
 #[derive(Debug)]
 pub(crate) struct Selection {
     filter: Option<Filter>,
+    zones: Option<Arc<Zones>>,
     subset: Option<Subset>,
     members: BTreeMap<InstanceId, Member>,
     /// How many fit each level of the filter.
     fitting: Vec<Fitting>,
     /// The level that holds.
     level: usize,
-    pool: Pool,
+    /// Those who fit it, by tiers of zones.
+    pools: Vec<Pool>,
+    /// What each zone of them can bear.
+    capacities: Capacities,
+    /// How many of the tiers are needed, and how many of a hundred calls go to each.
+    needed: usize,
+    percents: Vec<u8>,
     /// Of these, something may have changed.
     touched: BTreeSet<InstanceId>,
     refilter: bool,
+    rezone: bool,
 }
 
 #[derive(Debug)]
 struct Member {
     /// The levels of the filter that it fits, one bit each.
     fits: u16,
+    tier: usize,
+    zone: Option<Arc<str>>,
+    weight: u64,
     rank: u64,
     fitness: Fitness,
     /// Where it was last said to be.
@@ -64,39 +79,43 @@ impl Selection {
     pub(crate) fn new(stages: &Stages, random: u64) -> Self {
         let filter = stages.filter.clone();
         let levels = filter.as_ref().map_or(0, Filter::levels);
+        let zones = stages.zones.clone().map(Arc::new);
+        let tiers = zones.as_ref().map_or(1, |zones| zones.tiers());
         let subset = stages.subset.clone();
         Self {
             subset: subset.map(|subset| subset.settled(random)),
             fitting: vec![Fitting::default(); levels],
             filter,
+            zones,
             members: BTreeMap::new(),
             level: 0,
-            pool: Pool::default(),
+            pools: (0..tiers).map(|_| Pool::default()).collect(),
+            capacities: Capacities::new(),
+            needed: 1,
+            percents: Vec::new(),
             touched: BTreeSet::new(),
             refilter: false,
+            rezone: false,
         }
     }
 
     /// An instance is there, new or changed.
     pub(crate) fn put(&mut self, instance: &Instance, fitness: Fitness) {
         let told = self.take(&instance.id).and_then(|before| before.told);
-        let fits = self
-            .filter
-            .as_ref()
-            .map_or(1, |filter| filter.fits(instance));
-        let rank = self
-            .subset
-            .as_ref()
-            .map_or(0, |subset| subset.rank(instance));
+        let (filter, zones, subset) = (&self.filter, &self.zones, &self.subset);
         let member = Member {
-            fits,
-            rank,
+            fits: filter.as_ref().map_or(1, |filter| filter.fits(instance)),
+            tier: zones.as_ref().map_or(0, |zones| zones.tier(instance)),
+            zone: zones.as_ref().and(instance.zone.clone()),
+            weight: u64::from(instance.weight),
+            rank: subset.as_ref().map_or(0, |subset| subset.rank(instance)),
             fitness,
             told,
         };
         self.count(&member, 1);
         if self.is_admitted(&member) {
-            self.pool.put(&instance.id, rank);
+            self.pools[member.tier].put(&instance.id, member.rank);
+            self.weigh(&member, None, Some(fitness));
         }
         self.touched.insert(instance.id.clone());
         self.members.insert(instance.id.clone(), member);
@@ -110,27 +129,27 @@ impl Selection {
 
     /// It is getting on like this.
     pub(crate) fn judge(&mut self, id: &InstanceId, fitness: Fitness) {
-        let Some(member) = self.members.get_mut(id) else {
+        let differs = |member: &Member| member.fitness != fitness;
+        if !self.members.get(id).is_some_and(differs) {
+            return;
+        }
+        let Some(mut member) = self.members.remove(id) else {
             return;
         };
+        self.count(&member, -1);
         let before = mem::replace(&mut member.fitness, fitness);
-        if before == fitness {
-            return;
+        self.count(&member, 1);
+        if self.is_admitted(&member) {
+            self.pools[member.tier].stirred = true;
+            self.weigh(&member, Some(before), Some(fitness));
         }
-        let counts = |fitness| isize::from(fitness != Fitness::Leaving);
-        let staying = counts(fitness) - counts(before);
-        for (level, count) in self.fitting.iter_mut().enumerate() {
-            if member.fits & 1 << level != 0 {
-                count.staying = count.staying.saturating_add_signed(staying);
-            }
-        }
-        self.refilter |= staying != 0;
-        self.pool.stirred = true;
+        self.members.insert(id.clone(), member);
     }
 
-    /// Whether [`settle`](Self::settle) has anything to do.
+    /// Whether [`settle`](Self::settle) has nothing to do.
     pub(crate) fn is_settled(&self) -> bool {
-        self.touched.is_empty() && !self.refilter && !self.pool.stirred
+        let stirred = self.pools.iter().any(|pool| pool.stirred);
+        self.touched.is_empty() && !self.refilter && !self.rezone && !stirred
     }
 
     /// Whom stages treat otherwise from now on: left out for this reason, or not at all.
@@ -138,16 +157,18 @@ impl Selection {
         if mem::take(&mut self.refilter) {
             self.choose_level();
         }
-        if mem::take(&mut self.pool.stirred) {
-            self.choose();
+        if mem::take(&mut self.rezone) {
+            self.choose_tiers();
+        }
+        for tier in 0..self.pools.len() {
+            if mem::take(&mut self.pools[tier].stirred) {
+                self.choose(tier);
+            }
         }
         let mut turned = Vec::new();
         for id in mem::take(&mut self.touched) {
-            let Some(outside) = self
-                .members
-                .get(&id)
-                .map(|member| self.outside(&id, member))
-            else {
+            let member = self.members.get(&id);
+            let Some(outside) = member.map(|member| self.outside(&id, member)) else {
                 continue;
             };
             if let Some(member) = self.members.get_mut(&id)
@@ -157,6 +178,15 @@ impl Selection {
             }
         }
         turned
+    }
+
+    /// How calls are shared out over zones, if more than one is needed.
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        let zones = self.zones.as_ref().filter(|_| self.needed > 1)?;
+        Some(Spread {
+            zones: Arc::clone(zones),
+            percents: self.percents.clone(),
+        })
     }
 
     /// Whether those whom this stage leaves out are never to be called.
@@ -169,7 +199,10 @@ impl Selection {
         if !self.is_admitted(member) {
             return Some(Outside::Filter);
         }
-        let is_left = self.subset.is_some() && !self.pool.chosen.contains(id);
+        if member.tier >= self.needed {
+            return Some(Outside::Zone);
+        }
+        let is_left = self.subset.is_some() && !self.pools[member.tier].chosen.contains(id);
         is_left.then_some(Outside::Subset)
     }
 
@@ -181,7 +214,10 @@ impl Selection {
     fn take(&mut self, id: &InstanceId) -> Option<Member> {
         let member = self.members.remove(id)?;
         self.count(&member, -1);
-        self.pool.remove(id, member.rank);
+        if self.is_admitted(&member) {
+            self.pools[member.tier].remove(id, member.rank);
+            self.weigh(&member, Some(member.fitness), None);
+        }
         Some(member)
     }
 
@@ -196,39 +232,91 @@ impl Selection {
         self.refilter |= self.filter.is_some();
     }
 
+    /// One that got on like this now gets on like that, if it is there.
+    fn weigh(&mut self, member: &Member, before: Option<Fitness>, now: Option<Fitness>) {
+        if self.zones.is_none() {
+            return;
+        }
+        let capacity = self.capacities.entry(member.zone.clone()).or_default();
+        capacity.shift(member.weight, before, now);
+        if *capacity == Capacity::default() {
+            self.capacities.remove(&member.zone);
+        }
+        self.rezone = true;
+    }
+
     /// The first level that somebody fits who stays, or else the first that anybody fits.
     fn choose_level(&mut self) {
-        let first =
-            |there: fn(&Fitting) -> usize| self.fitting.iter().position(|level| there(level) > 0);
+        let first = |there: fn(&Fitting) -> usize| {
+            let mut levels = self.fitting.iter();
+            levels.position(|level| there(level) > 0)
+        };
         let level = first(|level| level.staying).or_else(|| first(|level| level.all));
         let level = level.unwrap_or(0);
         if mem::replace(&mut self.level, level) == level {
             return;
         }
-        self.pool = Pool::default();
-        for (id, member) in &self.members {
-            if member.fits & 1 << level != 0 {
-                self.pool.put(id, member.rank);
+        self.pools = self.pools.iter().map(|_| Pool::default()).collect();
+        self.capacities.clear();
+        let members = mem::take(&mut self.members);
+        for (id, member) in &members {
+            if self.is_admitted(member) {
+                self.pools[member.tier].put(id, member.rank);
+                self.weigh(member, None, Some(member.fitness));
             }
             self.touched.insert(id.clone());
         }
+        self.members = members;
+        self.rezone = self.zones.is_some();
     }
 
-    fn choose(&mut self) {
+    fn choose_tiers(&mut self) {
+        let Some(zones) = &self.zones else {
+            return;
+        };
+        let (percents, needed) = zones.shares(&self.capacities);
+        self.percents = percents;
+        let before = mem::replace(&mut self.needed, needed);
+        let turned = before.min(needed)..before.max(needed);
+        if !turned.is_empty() {
+            let there = self.members.iter();
+            let turned = there.filter(|(_, member)| turned.contains(&member.tier));
+            self.touched.extend(turned.map(|(id, _)| id.clone()));
+        }
+    }
+
+    fn choose(&mut self, tier: usize) {
         let Some(subset) = &self.subset else {
             return;
         };
         let members = &self.members;
         let is_well = |id: &InstanceId| {
-            members
-                .get(id)
-                .is_some_and(|member| member.fitness == Fitness::Well)
+            let member = members.get(id);
+            member.is_some_and(|member| member.fitness == Fitness::Well)
         };
-        let ranked = self.pool.ranked.iter().map(|(_, id)| id);
+        let pool = &mut self.pools[tier];
+        let ranked = pool.ranked.iter().map(|(_, id)| id);
         let chosen = first_of(ranked, subset.size(), is_well);
-        let changed = self.pool.chosen.symmetric_difference(&chosen);
+        let changed = pool.chosen.symmetric_difference(&chosen);
         self.touched.extend(changed.cloned());
-        self.pool.chosen = chosen;
+        pool.chosen = chosen;
+    }
+}
+
+impl Capacity {
+    /// One of this weight got on like this, and now gets on like that.
+    fn shift(&mut self, weight: u64, before: Option<Fitness>, now: Option<Fitness>) {
+        let part = |fitness: Option<Fitness>, counts: fn(Fitness) -> bool| {
+            if fitness.is_some_and(counts) {
+                weight
+            } else {
+                0
+            }
+        };
+        let shift =
+            |sum: u64, counts| (sum + part(now, counts)).saturating_sub(part(before, counts));
+        self.all = shift(self.all, |fitness| fitness != Fitness::Leaving);
+        self.well = shift(self.well, |fitness| fitness == Fitness::Well);
     }
 }
 
@@ -239,10 +327,9 @@ impl Pool {
     }
 
     fn remove(&mut self, id: &InstanceId, rank: u64) {
-        if self.ranked.remove(&(rank, id.clone())) {
-            self.chosen.remove(id);
-            self.stirred = true;
-        }
+        self.ranked.remove(&(rank, id.clone()));
+        self.chosen.remove(id);
+        self.stirred = true;
     }
 }
 

@@ -17,7 +17,15 @@ fn id(id: &str) -> InstanceId {
 }
 
 fn selection(filter: Option<Filter>, subset: Option<Subset>) -> Selection {
-    Selection::new(&Stages { filter, subset }, 1)
+    let zones = None;
+    Selection::new(
+        &Stages {
+            filter,
+            zones,
+            subset,
+        },
+        1,
+    )
 }
 
 /// Who turned inside or outside, in words.
@@ -33,8 +41,8 @@ fn settled(selection: &mut Selection) -> String {
 
 /// Who is inside of a subset, in order of rank.
 fn inside(selection: &Selection) -> Vec<&str> {
-    let ranked = selection.pool.ranked.iter().map(|(_, id)| id);
-    let chosen = ranked.filter(|id| selection.pool.chosen.contains(*id));
+    let ranked = selection.pools[0].ranked.iter().map(|(_, id)| id);
+    let chosen = ranked.filter(|id| selection.pools[0].chosen.contains(*id));
     chosen.map(InstanceId::as_str).collect()
 }
 
@@ -135,7 +143,11 @@ fn more_are_taken_in_when_too_few_are_well_and_let_go_of_again() {
 #[test]
 fn twice_the_size_is_the_most_unless_nobody_is_well() {
     let mut fleet = fleet(100, 10);
-    let all: Vec<_> = fleet.pool.ranked.iter().map(|(_, id)| id.clone()).collect();
+    let all: Vec<_> = fleet.pools[0]
+        .ranked
+        .iter()
+        .map(|(_, id)| id.clone())
+        .collect();
 
     all[..19]
         .iter()
@@ -164,6 +176,42 @@ fn a_small_fleet_is_inside_as_a_whole() {
     assert_eq!(settled(&mut fleet), "");
 }
 
+#[test]
+fn other_zones_are_inside_when_they_are_needed() {
+    let zones = Some(Zones::mine("a").then("b"));
+    let stages = Stages {
+        zones,
+        ..Stages::default()
+    };
+    let mut zoned = Selection::new(&stages, 1);
+    for name in ["a1", "a2", "b1", "b2", "b3", "c1"] {
+        zoned.put(&instance(name).zone(&name[..1]), Fitness::Well);
+    }
+    assert_eq!(
+        settled(&mut zoned),
+        "+a1, +a2, -b1 zone, -b2 zone, -b3 zone, -c1 zone"
+    );
+    assert!(zoned.spread().is_none());
+
+    zoned.judge(&id("a1"), Fitness::Unwell);
+    assert_eq!(settled(&mut zoned), "+b1, +b2, +b3");
+    assert_eq!(zoned.spread().unwrap().to_string(), "86 % a, 14 % b");
+    // Not being well is no reason to be let go of, and tried anew.
+    for name in ["a2", "b1", "b2", "b3"] {
+        zoned.judge(&id(name), Fitness::Unwell);
+    }
+    assert_eq!(settled(&mut zoned), "+c1");
+    assert_eq!(zoned.spread().unwrap().to_string(), "100 % elsewhere");
+    zoned.judge(&id("a1"), Fitness::Well);
+    zoned.judge(&id("a2"), Fitness::Well);
+
+    assert_eq!(
+        settled(&mut zoned),
+        "-b1 zone, -b2 zone, -b3 zone, -c1 zone"
+    );
+    assert!(zoned.spread().is_none());
+}
+
 #[derive(Clone, Debug)]
 enum Deed {
     Put(u8, bool),
@@ -187,7 +235,10 @@ proptest! {
     fn what_happened_makes_no_difference(deeds in prop::collection::vec(deed(), 0..120), size in 1_usize..6) {
         let stages = || {
             let filter = Filter::version("2").or(Filter::version("1"));
-            selection(Some(filter), Some(Subset::of(size).seed(3)))
+            let zones = Zones::mine("a").then("b");
+            let (filter, zones) = (Some(filter), Some(zones));
+            let subset = Some(Subset::of(size).seed(3));
+            Selection::new(&Stages { filter, zones, subset }, 1)
         };
         let named = |nth: u8| format!("i{nth:02}");
         let fitness = |how: u8| [Fitness::Well, Fitness::Unwell, Fitness::Leaving][usize::from(how)];
@@ -198,7 +249,8 @@ proptest! {
         for deed in deeds.into_iter().chain([Deed::Settle]) {
             match deed {
                 Deed::Put(nth, two) => {
-                    let instance = instance(&named(nth)).version(if two { "2" } else { "1" });
+                    let zone = ["a", "b", "c"][usize::from(nth % 3)];
+                    let instance = instance(&named(nth)).version(if two { "2" } else { "1" }).zone(zone);
                     let (_, how) = there.get(&nth).cloned().unwrap_or_else(|| (instance.clone(), 0));
                     one.put(&instance, fitness(how));
                     there.insert(nth, (instance, how));
@@ -220,5 +272,7 @@ proptest! {
         let at_once: BTreeMap<_, _> = other.settle().into_iter().collect();
 
         prop_assert_eq!(told, at_once);
+        let spreads = [&one, &other].map(|one| one.spread().map(|spread| spread.to_string()));
+        prop_assert_eq!(&spreads[0], &spreads[1]);
     }
 }

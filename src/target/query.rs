@@ -7,7 +7,10 @@ use super::{
     secret::Secret,
     text::{decode, word},
 };
-use crate::{ServiceName, stage::Filter};
+use crate::{
+    ServiceName,
+    stage::{Filter, Zones},
+};
 
 /// The parameters of a registry URL, checked.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
@@ -32,6 +35,7 @@ pub(crate) struct Query {
     pub(crate) token: Option<Secret>,
     pub(crate) filter: Option<Arc<str>>,
     pub(crate) or_else: Option<Arc<str>>,
+    pub(crate) zone: Vec<Arc<str>>,
     pub(crate) subset: Option<usize>,
 }
 
@@ -43,7 +47,7 @@ const TTL: std::ops::RangeInclusive<Duration> =
 const WAIT: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// What means something whatever the registry is: whom a channel uses of those who are there.
-const STAGES: &[&str] = &["filter", "else", "subset"];
+const STAGES: &[&str] = &["filter", "else", "zone", "subset"];
 
 /// More than this in one value is a mistake.
 const LONGEST: usize = 4096;
@@ -132,6 +136,7 @@ impl Query {
             "filter" => self.filter = Some(filter(value)?),
             "else" if value == "any" => self.or_else = Some(value.into()),
             "else" => self.or_else = Some(filter(value)?),
+            "zone" => self.zone = zones(value)?,
             _ => self.subset = Some(subset(value)?),
         }
         Ok(())
@@ -238,6 +243,16 @@ fn filter(text: &str) -> Result<Arc<str>, String> {
     read.map(|_| text.into()).map_err(|why| why.to_string())
 }
 
+/// The channel's own, and those that are to help first.
+fn zones(text: &str) -> Result<Vec<Arc<str>>, String> {
+    let all: Vec<Arc<str>> = text.split(',').map(Into::into).collect();
+    let mut order = all.iter().map(Arc::clone);
+    let mine = order.next().map(Zones::mine).ok_or("name the zone")?;
+    let zones = order.fold(mine, Zones::then);
+    zones.check().map_err(|why| why.to_string())?;
+    Ok(all)
+}
+
 fn subset(text: &str) -> Result<usize, String> {
     let size = text.parse().ok().filter(|&size| size > 0);
     size.ok_or_else(|| format!("{text:?} is no size of a subset: write a whole number from 1"))
@@ -293,6 +308,7 @@ impl fmt::Display for Query {
             ("wait", self.wait.map(in_words)),
             ("filter", text(&self.filter)),
             ("else", text(&self.or_else)),
+            ("zone", (!self.zone.is_empty()).then(|| self.zone.join(","))),
             ("subset", self.subset.map(|size| size.to_string())),
             ("token", self.token.as_ref().map(|_| HIDDEN.to_owned())),
         ];
@@ -366,6 +382,7 @@ mod tests {
             (Scheme::Consul, "token=s%c3%b6", "printable ASCII"),
             (Scheme::Dns, "filter=gold", "has no `:`"),
             (Scheme::File, "else=any", "give both"),
+            (Scheme::Static, "zone=a,,b", "no name of a zone"),
             (Scheme::Static, "subset=0", "no size of a subset"),
             (Scheme::Consul, "layout=x", "consul:// knows `dc`, `ns`"),
         ] {
@@ -393,7 +410,7 @@ mod tests {
                 Scheme::Memory,
                 "?filter=version:2,tier:gold&else=any&subset=20",
             ),
-            (Scheme::Consul, "?filter=zone:a&else=zone:b"),
+            (Scheme::Consul, "?filter=zone:a&else=zone:b&zone=a,b"),
         ] {
             let query = Query::read(scheme, &text[1..]).unwrap();
             assert_eq!(query.to_string(), text);

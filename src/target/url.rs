@@ -244,6 +244,11 @@ impl RegistryUrl {
         self.query.or_else.as_deref()
     }
 
+    /// `?zone=`: the zone they are in, and those that are to help first.
+    pub fn zones(&self) -> &[Arc<str>] {
+        &self.query.zone
+    }
+
     /// `?subset=`: how many they connect to.
     pub fn subset(&self) -> Option<usize> {
         self.query.subset

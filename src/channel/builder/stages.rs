@@ -1,9 +1,11 @@
 //! Whom the channel uses at all.
 
+use std::sync::Arc;
+
 use super::Builder;
 use crate::{
     Error, RegistryUrl,
-    stage::{Filter, Stages, Subset},
+    stage::{Filter, Stages, Subset, Zones},
 };
 
 impl Builder {
@@ -33,6 +35,13 @@ impl Builder {
         self
     }
 
+    /// Prefers the servers of the channel's own zone. Zones make no difference, unless set here or by `?zone=` in
+    /// the target's URL; see [`Zones`].
+    pub fn zones(mut self, zones: Zones) -> Self {
+        self.limits.stages.zones = Some(zones);
+        self
+    }
+
     /// What a registry's URL says of stages; it has been checked.
     pub(super) fn stages_of(registry: &RegistryUrl) -> Stages {
         let filter = registry
@@ -46,8 +55,16 @@ impl Builder {
             }),
             None => filter,
         };
+        let mut zones = registry.zones().iter();
+        let zones = zones.next().map(|mine| {
+            let order = zones.clone();
+            order.fold(Zones::mine(Arc::clone(mine)), |zones, zone| {
+                zones.then(Arc::clone(zone))
+            })
+        });
         Stages {
             filter,
+            zones,
             subset: registry.subset().map(Subset::of),
         }
     }

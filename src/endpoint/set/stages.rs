@@ -7,11 +7,13 @@ use tokio::time::Instant;
 use super::{super::entry::Next, Set};
 use crate::{
     InstanceId,
-    stage::{Outside, Selection},
+    stage::{Outside, Selection, Spread},
 };
 
-/// Who is let go of by the subset serves on for so long, in case that those who take its place are slow to come.
+/// Who is let go of serves on for so long, in case that those who take its place are slow to come.
 const LINGER: Duration = Duration::from_secs(5);
+/// Another zone may be needed again soon: each time would cost all its connections.
+const STANDBY: Duration = Duration::from_secs(60);
 
 impl Set {
     /// Whether there are stages at all.
@@ -37,7 +39,10 @@ impl Set {
         if selection.is_settled() {
             return;
         }
-        for (id, outside) in selection.settle() {
+        let turned = selection.settle();
+        // The shares of zones may be others, even if nobody has turned.
+        self.changed = true;
+        for (id, outside) in turned {
             match outside {
                 None => self.take_in(&id, now),
                 Some(outside) => self.leave_out(&id, outside, now),
@@ -49,6 +54,12 @@ impl Set {
     pub(super) fn stages_are_settled(&self) -> bool {
         let selection = self.selection.as_deref();
         selection.is_none_or(Selection::is_settled)
+    }
+
+    /// How calls are shared out over zones, if more than one is needed and enough are well.
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        let selection = self.selection.as_deref().filter(|_| !self.panics);
+        selection.and_then(Selection::spread)
     }
 
     fn take_in(&mut self, id: &InstanceId, now: Instant) {
@@ -84,7 +95,12 @@ impl Set {
         if strict || entry.up.is_empty() {
             self.let_go(id, now);
         } else if entry.lingers.is_none() {
-            let until = now + LINGER;
+            let until = now
+                + if outside == Outside::Zone {
+                    STANDBY
+                } else {
+                    LINGER
+                };
             entry.lingers = Some(until);
             entry.show(now);
             self.due.insert((until, id.clone()));

@@ -2,10 +2,11 @@ use super::*;
 use crate::{
     endpoint::{
         State,
-        set::tests::{Scene, instance, name},
+        set::tests::{Scene, instance, name, refused},
     },
+    health::Verdict,
     resolve::{Change, Update},
-    stage::{Filter, Stages, Subset},
+    stage::{Filter, Stages, Subset, Zones},
 };
 
 fn scene(stages: Stages, ids: &str) -> Scene {
@@ -162,4 +163,100 @@ fn who_is_left_out_does_not_count_in_a_panic() {
 
     assert_eq!(scene.set.wellness.of, 2);
     assert!(scene.set.panic().is_none());
+}
+
+/// Instances whose zone is `near` for capitals.
+fn zoned(ids: &str) -> Scene {
+    let mut scene = Scene::with(Stages {
+        zones: Some(Zones::mine("near")),
+        ..Stages::default()
+    });
+    let zoned = |id: char| {
+        let zone = if id.is_uppercase() { "near" } else { "far" };
+        (*instance(id)).clone().zone(zone).into()
+    };
+    scene.apply(Update::Reset(ids.chars().map(zoned).collect()));
+    scene
+}
+
+#[test]
+fn another_zone_stands_by_for_a_minute_when_it_is_needed_no_more() {
+    let mut scene = zoned("ABcd");
+    assert_eq!(dialled(&mut scene), "AB");
+    scene.up('A');
+    scene.up('B');
+    assert!(scene.set.spread().is_none());
+
+    scene.down('A');
+    assert_eq!(dialled(&mut scene), "cd");
+    scene.up('c');
+    scene.up('d');
+    assert_eq!(scene.ready(), "Bcd");
+    assert_eq!(
+        scene.set.spread().unwrap().to_string(),
+        "91 % near, 9 % elsewhere"
+    );
+    scene.wait(Duration::from_secs(1));
+    scene.up('A');
+    assert_eq!(
+        (scene.ready().as_str(), outside(&scene, 'c')),
+        ("AB", Some("zone"))
+    );
+    scene.seen();
+    scene.wait(STANDBY - LINGER);
+    assert_eq!(scene.seen(), [""; 0]);
+    scene.wait(LINGER);
+
+    assert_eq!(scene.seen(), ["drain", "drain"]);
+    assert!(scene.set.spread().is_none());
+}
+
+#[test]
+fn another_zone_that_is_down_is_tried_with_patience() {
+    let mut scene = zoned("ABcd");
+    for id in dialled(&mut scene).chars() {
+        scene.up(id);
+    }
+    scene.down('A');
+
+    let mut tries = 0;
+    for _ in 0..60 {
+        for id in dialled(&mut scene).chars() {
+            tries += 1;
+            scene.down(id);
+        }
+        scene.wait(Duration::from_secs(1));
+    }
+
+    // Three that are down, each of them tried again after 0.1 s, then 1.6 times that, up to 30 s.
+    assert!((3 * 8..=3 * 14).contains(&tries), "{tries}");
+    assert_eq!(scene.ready(), "B");
+}
+
+#[test]
+fn zones_make_no_difference_in_a_panic() {
+    let mut scene = zoned("ABCdef");
+    for id in dialled(&mut scene).chars() {
+        scene.up(id);
+    }
+
+    for id in "AB".chars() {
+        scene
+            .set
+            .judged(&name(id), Verdict::Unhealthy(refused()), scene.now);
+    }
+    assert!(scene.set.panic().is_some());
+    assert!(scene.set.spread().is_none());
+    assert_eq!(scene.ready(), "ABC");
+    for id in "def".chars() {
+        let attempt = scene.set.entries[&name(id)].next;
+        let Next::Dialling(attempt) = attempt else {
+            panic!("{id} is not being connected: {attempt:?}");
+        };
+        scene.set.up(&name(id), attempt, scene.now);
+    }
+
+    assert!(scene.set.panic().is_none());
+    assert_eq!(scene.ready(), "Cdef");
+    assert!(scene.set.spread().is_some());
 }
