@@ -106,7 +106,7 @@ impl Selection {
         let member = Member {
             fits: filter.as_ref().map_or(1, |filter| filter.fits(instance)),
             tier: zones.as_ref().map_or(0, |zones| zones.tier(instance)),
-            zone: zones.as_ref().and(instance.zone.clone()),
+            zone: zones.as_ref().and_then(|_| instance.zone.clone()),
             weight: u64::from(instance.weight),
             rank: subset.as_ref().map_or(0, |subset| subset.rank(instance)),
             fitness,

@@ -90,7 +90,7 @@ impl Pick for Nearby {
         let place = part
             .places
             .get(part.pick.pick(call))
-            .or(part.places.first());
+            .or_else(|| part.places.first());
         place.map_or(0, |&place| place as usize)
     }
 }
