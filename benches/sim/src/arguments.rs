@@ -67,7 +67,8 @@ Policies against each other in simulated fleets.
 
 A ratio is the geometric mean of paired ratios, seed by seed, and the interval in which it lies with 95 %
 confidence. Times are in milliseconds. `share` is what bad servers were given against a fair share, `fail` how
-many failures a client saw, `back` how many seconds a server that is well again waits for four fifths of its share.
+many failures a client saw, `back` how many seconds a server that is well again waits for four fifths of its share,
+`tries` how often a call was made, and `good` how many were answered long after all servers were well again.
 ";
 
 /// As the words say, before what is not said is filled in.

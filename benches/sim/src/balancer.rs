@@ -1,6 +1,6 @@
 //! What chooses the server of a call, one for each client.
 
-use crate::server::{Server, Time};
+use crate::server::{Report, Server, Time};
 
 /// One client's way of choosing.
 pub trait Balancer {
@@ -9,6 +9,17 @@ pub trait Balancer {
 
     /// A call to this server ended like this, after so long.
     fn ended(&mut self, picked: Picked, end: End, took: Time, at: Time);
+
+    /// What a server said of itself with an answer, just before [`Balancer::ended`].
+    fn told(&mut self, _server: usize, _report: &Report, _at: Time) {}
+
+    /// Whom to ask now, beside the call, how they are.
+    fn probes(&mut self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// What one who was asked said, as long ago as its answer was under way.
+    fn probed(&mut self, _server: usize, _report: &Report, _at: Time) {}
 
     /// Those from here on joined.
     fn joined(&mut self, servers: std::ops::Range<usize>, at: Time);

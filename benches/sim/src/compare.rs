@@ -81,7 +81,7 @@ pub fn compare(scenario: &Scenario, part: &Part, mut progress: impl FnMut(&str, 
 }
 
 impl Ratio {
-    fn of(runs: &[Figures], base: &[Figures], what: fn(&Figures) -> f64) -> Self {
+    pub fn of(runs: &[Figures], base: &[Figures], what: fn(&Figures) -> f64) -> Self {
         let logs: Vec<f64> = runs
             .iter()
             .zip(base)
@@ -109,6 +109,7 @@ fn mean(runs: &[Figures]) -> Figures {
     let bins = runs.iter().map(|run| run.shares.len()).min().unwrap_or(0);
     let share = |bin: usize| runs.iter().map(|run| run.shares[bin]).sum::<f64>() / n;
     let back = runs.iter().filter_map(|run| run.back);
+    let goodput = runs.iter().filter_map(|run| run.goodput);
     Figures {
         calls: runs.iter().map(|run| run.calls).sum(),
         p50: geometric(|run| run.p50),
@@ -120,6 +121,8 @@ fn mean(runs: &[Figures]) -> Figures {
         failures: plain(|run| run.failures),
         // The worst: a claim about the mean would hide it.
         back: back.reduce(f64::max),
+        tries: plain(|run| run.tries),
+        goodput: goodput.reduce(f64::min),
         shares: (0..bins).map(share).collect(),
     }
 }

@@ -9,7 +9,10 @@ use crate::{
     example::BestOfThree,
     figures::Figures,
     ours::Ours,
-    rivals::{LeastRequest, Oracle, PeakEwma, Random, RoundRobin},
+    rivals::{
+        Biaser, Framework, Frameworks, LeastRequest, Oracle, PREQUAL_RS, PUBLISHED, PeakEwma,
+        Prequal, Random, RoundRobin, Weighted,
+    },
     scenario::Scenario,
     world,
 };
@@ -28,7 +31,7 @@ const OURS: [&str; 9] = [
 ];
 
 /// The others, and what they are.
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 12] = [
     ("oracle", "knows all"),
     ("best_of_three", "a policy of one's own: examples/policy"),
     ("tower", "tower's P2C + PeakEWMA"),
@@ -38,6 +41,18 @@ const OTHERS: [(&str, &str); 6] = [
         "least_request",
         "Envoy's and A48's: fewer in flight, of two",
     ),
+    (
+        "grpc_weighted",
+        "grpc-go's A58: shares by what servers report",
+    ),
+    (
+        "linkerd_biaser",
+        "tower's, where a failure counts as five seconds",
+    ),
+    ("kratos", "P2C by latency, in flight, successes"),
+    ("go_zero", "P2C likewise, slower to forget"),
+    ("prequal", "a pool of probes, with the paper's constants"),
+    ("prequal_rs", "a pool of probes, as prequal-rs has it"),
 ];
 
 /// Streams of chance for those who choose.
@@ -73,6 +88,12 @@ fn make(name: &str, scenario: &Scenario, dice: Dice, clock: &Clock) -> Box<dyn B
         "plain_random" => Box::new(Random::new(n, dice)),
         "plain_round_robin" => Box::new(RoundRobin::new(n, dice)),
         "least_request" => Box::new(LeastRequest::new(n, dice)),
+        "grpc_weighted" => Box::new(Weighted::new(n, dice)),
+        "linkerd_biaser" => Box::new(Biaser::new(n, dice)),
+        "kratos" => Box::new(Frameworks::new(Framework::Kratos, n, dice)),
+        "go_zero" => Box::new(Frameworks::new(Framework::GoZero, n, dice)),
+        "prequal" => Box::new(Prequal::new(PUBLISHED, n, dice)),
+        "prequal_rs" => Box::new(Prequal::new(PREQUAL_RS, n, dice)),
         "best_of_three" => Box::new(Ours::new(n, clock, BestOfThree::default())),
         ours => {
             let policy = balance::named(ours).expect("names are looked at before");
@@ -128,6 +149,48 @@ mod tests {
         assert!(share("round_robin") < 0.2);
         assert!((0.9..1.1).contains(&share("plain_random")));
         assert!(share("tower") > 1.5);
+        assert!(share("linkerd_biaser") < 0.2);
+        assert!(share("kratos") < share("tower"));
         assert!(share("oracle") < 0.01);
+    }
+
+    #[test]
+    fn what_is_published_of_others_is_seen_here() {
+        let ratio = |one: &str, other: &str, scenario: &str| {
+            let scenario = Scenario {
+                warm_up: 5.0,
+                lasts: 6.0,
+                ..Scenario::named(scenario).unwrap()
+            };
+            let p99 = |name| paused(|| run(name, &scenario, 1)).unwrap().p99;
+            p99(one) / p99(other)
+        };
+
+        assert!(
+            ratio("prequal", "plain_round_robin", "S1") > 3.0,
+            "it herds"
+        );
+        assert!(ratio("prequal_rs", "tower", "S3") < 1.0);
+        assert!(ratio("oracle", "adaptive", "S3") < 0.9);
+    }
+
+    #[test]
+    fn a_fleet_comes_round_only_where_retries_have_a_budget() {
+        let goodput = |name: &str| {
+            let scenario = Scenario {
+                clients: 4,
+                servers: 4,
+                bad: 2,
+                warm_up: 5.0,
+                lasts: 40.0,
+                ..Scenario::named(name).unwrap()
+            };
+            let figures = paused(|| run("tower", &scenario, 1)).unwrap();
+            figures.goodput.unwrap()
+        };
+
+        assert!(goodput("S16") > 99.0);
+        assert!(goodput("S16r") < 90.0);
+        assert!(goodput("S16b") > 99.0);
     }
 }

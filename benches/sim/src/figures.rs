@@ -6,15 +6,18 @@ use serde::Serialize;
 
 use crate::{
     balancer::End,
-    scenario::{CALM, Fate, Scenario, WARM_UP},
+    scenario::{CALM, Fate, Scenario},
     server::{SECOND, Time},
 };
 
 /// How often it is noted who is called.
 const BIN: Time = SECOND / 2;
+/// Whoever has not come round by then, after what befell the fleet is over, will not.
+const LONG_AFTER: Time = 25 * SECOND;
 
 /// Taken while a simulation runs.
 pub struct Notes {
+    warm: Time,
     ends: Time,
     begins: Time,
     over: Option<Time>,
@@ -25,6 +28,10 @@ pub struct Notes {
     took: Vec<u32>,
     failed: u64,
     late: u64,
+    tries: u64,
+    /// Calls that began a while after it was over, and those of them that were answered.
+    after: u64,
+    answered_after: u64,
     calls: Vec<u64>,
     to_bad: Vec<u64>,
 }
@@ -45,6 +52,10 @@ pub struct Figures {
     pub failures: f64,
     /// Seconds until one that was bad was given four fifths of its share again.
     pub back: Option<f64>,
+    /// How often a call was tried, on average.
+    pub tries: f64,
+    /// In percent: calls that were answered long after all servers were well again.
+    pub goodput: Option<f64>,
     /// The share of the bad servers, twice a second, from the end of the warm-up on.
     pub shares: Vec<f64>,
 }
@@ -58,8 +69,9 @@ impl Notes {
             _ => 0..scenario.bad,
         };
         Self {
+            warm: scenario.warm(),
             ends: scenario.ends(),
-            begins: WARM_UP + CALM,
+            begins: scenario.warm() + CALM,
             over: scenario.over(),
             servers: scenario.servers,
             clients: scenario.clients,
@@ -67,6 +79,9 @@ impl Notes {
             took: Vec::new(),
             failed: 0,
             late: 0,
+            tries: 0,
+            after: 0,
+            answered_after: 0,
             calls: vec![0; bins],
             to_bad: vec![0; bins],
         }
@@ -82,9 +97,15 @@ impl Notes {
         self.to_bad[bin] += u64::from(self.bad.contains(&server));
     }
 
-    pub fn ended(&mut self, began: Time, took: Time, end: End) {
-        if began < WARM_UP {
+    /// A call ended, after so many tries.
+    pub fn ended(&mut self, began: Time, took: Time, end: End, tries: u32) {
+        if began < self.warm {
             return;
+        }
+        self.tries += u64::from(tries);
+        if self.over.is_some_and(|over| began > over + LONG_AFTER) {
+            self.after += 1;
+            self.answered_after += u64::from(end == End::Answered);
         }
         match end {
             End::Failed => return self.failed += 1,
@@ -103,7 +124,7 @@ impl Notes {
 
     pub fn figures(mut self) -> Figures {
         let bin = |at: Time| (at / BIN) as usize;
-        let (first, last) = (bin(WARM_UP), bin(self.ends));
+        let (first, last) = (bin(self.warm), bin(self.ends));
         let over = self.over.map_or(last, bin);
         let share = self.share(bin(self.begins)..over);
         let shares = (first..last).map(|n| self.share(n..n + 1)).collect();
@@ -130,6 +151,9 @@ impl Notes {
             share: if self.bad.is_empty() { 0.0 } else { share },
             failures: self.failed as f64 / self.clients as f64,
             back,
+            tries: self.tries as f64 / calls.max(1) as f64,
+            goodput: (self.after > 0)
+                .then(|| self.answered_after as f64 * 100.0 / self.after as f64),
             shares,
         }
     }

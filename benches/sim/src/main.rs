@@ -1,29 +1,15 @@
 //! Policies against each other in simulated fleets: `scripts/sim --help`.
 
-mod arguments;
-mod balancer;
-mod claims;
-mod clock;
-mod compare;
-mod contenders;
-mod dice;
-#[path = "../../../examples/policy/best_of_three.rs"]
-mod example;
-mod figures;
-mod ours;
-mod picture;
-mod rivals;
-mod scenario;
-mod server;
-mod table;
-mod world;
-
 use std::{fs, io, io::IsTerminal, process::ExitCode};
 
-use arguments::{Arguments, Asked, Part};
-use claims::Claim;
-use compare::Compared;
 use serde::Serialize;
+use sim::{
+    arguments::{self, Arguments, Asked, Part},
+    claims::{self, Claim},
+    clock,
+    compare::{self, Compared},
+    picture, table,
+};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

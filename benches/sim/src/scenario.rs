@@ -24,9 +24,36 @@ pub struct Scenario {
     pub speeds: Speeds,
     pub bad: usize,
     pub fate: Fate,
-    /// How long is measured, after a while of warming up.
+    /// Until then nothing is measured.
+    pub warm_up: f64,
+    /// How long is measured, after that.
     pub lasts: f64,
+    /// Callers wait no longer.
+    pub patience: f64,
+    pub retries: Retries,
 }
+
+/// Whether a call that failed, or was waited for in vain, is made again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retries {
+    /// So often.
+    pub most: u32,
+    /// Calls allow so many of them: a client has ten in hand at first, and no more than that ever.
+    pub budget: f64,
+}
+
+const NEVER: Retries = Retries {
+    most: 0,
+    budget: 0.0,
+};
+const TWICE: Retries = Retries {
+    most: 2,
+    budget: f64::INFINITY,
+};
+const WITHIN_A_TENTH: Retries = Retries {
+    budget: 0.1,
+    ..TWICE
+};
 
 /// How the work of calls is spread around its mean.
 #[derive(Clone, Copy, Debug)]
@@ -70,12 +97,8 @@ pub enum Fate {
     Join,
 }
 
-/// Until then nothing is measured.
-pub const WARM_UP: Time = 15 * SECOND;
 /// What befalls servers begins so long after that: what they did when they were well counts as before.
 pub const CALM: Time = 2 * SECOND;
-/// Callers wait no longer.
-pub const PATIENCE: Time = 5 * SECOND;
 /// Those who fail say so after this.
 pub const AT_ONCE: Time = SECOND / 10_000;
 
@@ -95,7 +118,24 @@ const BASE: Scenario = Scenario {
     speeds: Speeds::Equal,
     bad: 0,
     fate: Fate::None,
+    warm_up: 15.0,
     lasts: 30.0,
+    patience: 5.0,
+    retries: NEVER,
+};
+
+/// Half of the fleet stands still for ten seconds, and callers are impatient.
+const FROZEN: Scenario = Scenario {
+    name: "S16",
+    asks: "half stand still for 10 s, no retries",
+    bad: 10,
+    fate: Fate::Slow {
+        left: 0.0,
+        lasts: 10.0,
+    },
+    lasts: 70.0,
+    patience: 1.0,
+    ..BASE
 };
 
 const ANTAGONISTS: Scenario = Scenario {
@@ -105,7 +145,7 @@ const ANTAGONISTS: Scenario = Scenario {
 };
 
 /// All there are.
-pub const ALL: [Scenario; 17] = [
+pub const ALL: [Scenario; 22] = [
     BASE,
     Scenario {
         name: "S2",
@@ -252,6 +292,33 @@ pub const ALL: [Scenario; 17] = [
         lasts: 60.0,
         ..BASE
     },
+    FROZEN,
+    Scenario {
+        name: "S16r",
+        asks: "the same, two retries",
+        retries: TWICE,
+        ..FROZEN
+    },
+    Scenario {
+        name: "S16b",
+        asks: "the same, within a tenth of all calls",
+        retries: WITHIN_A_TENTH,
+        ..FROZEN
+    },
+    Scenario {
+        name: "S16rps",
+        asks: "two retries, shared cores",
+        order: Order::Shared,
+        retries: TWICE,
+        ..FROZEN
+    },
+    Scenario {
+        name: "S16bps",
+        asks: "within a tenth, shared cores",
+        order: Order::Shared,
+        retries: WITHIN_A_TENTH,
+        ..FROZEN
+    },
 ];
 
 /// Fleets of equals, of all sizes, near and far: nobody should do worse there than in turn.
@@ -356,8 +423,16 @@ impl Scenario {
         self.load * base * self.cores as f64 / self.work / self.clients as f64
     }
 
+    pub fn warm(&self) -> Time {
+        (self.warm_up * SECOND as f64) as Time
+    }
+
     pub fn ends(&self) -> Time {
-        WARM_UP + (self.lasts * SECOND as f64) as Time
+        self.warm() + (self.lasts * SECOND as f64) as Time
+    }
+
+    pub fn patience(&self) -> Time {
+        (self.patience * SECOND as f64) as Time
     }
 
     /// When what befalls the bad ones is over.
@@ -365,7 +440,7 @@ impl Scenario {
         let (Fate::Slow { lasts, .. } | Fate::Fail { lasts }) = self.fate else {
             return None;
         };
-        let over = WARM_UP + CALM + (lasts * SECOND as f64) as Time;
+        let over = self.warm() + CALM + (lasts * SECOND as f64) as Time;
         (over < self.ends()).then_some(over)
     }
 
@@ -407,7 +482,7 @@ impl Speeds {
                 dice.between(low, high)
             }
             Self::Neighbours => dice.between(1.2, 2.0),
-            Self::Contended if server % 2 == 0 => dice.between(0.8, 1.2),
+            Self::Contended if server.is_multiple_of(2) => dice.between(0.8, 1.2),
             Self::Contended => dice.between(1.94, 2.54),
         }
     }

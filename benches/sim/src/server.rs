@@ -35,7 +35,38 @@ pub struct Server {
     pub generation: u32,
     /// Whether it answers at once that it cannot.
     pub fails: bool,
+    meter: Meter,
+    /// When a call was done, how many were there when it came, and how many seconds it was there.
+    lately: VecDeque<(Time, u32, f64)>,
 }
+
+/// What a server can say of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Report {
+    /// Calls that it has.
+    pub in_flight: u32,
+    /// In seconds: how long calls take that come while it has so many; 0 where nothing is known.
+    pub latency: f64,
+    /// The part of its cores that is busy.
+    pub busy: f64,
+    /// Calls, and failures among them, a second.
+    pub calls: f64,
+    pub failures: f64,
+}
+
+/// Counts for a second, and then tells what is usual.
+#[derive(Debug, Default)]
+struct Meter {
+    since: Time,
+    core_seconds: f64,
+    calls: u32,
+    failures: u32,
+    usual: Option<Report>,
+}
+
+/// So many calls are remembered, and so many of them that are most alike say what is usual.
+const LATELY: usize = 32;
+const NEAR: usize = 8;
 
 /// A positive number of seconds, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +84,54 @@ impl Server {
             queue: VecDeque::new(),
             generation: 0,
             fails: false,
+            meter: Meter::default(),
+            lately: VecDeque::new(),
         }
+    }
+
+    /// A call is answered that came when there were so many, so many seconds ago.
+    pub fn answered(&mut self, there: u32, took: f64, now: Time) {
+        self.meter.calls += 1;
+        self.lately.push_back((now, there, took));
+        if self.lately.len() > LATELY {
+            self.lately.pop_front();
+        }
+    }
+
+    /// A call is refused.
+    pub fn failed(&mut self, now: Time) {
+        self.reach(now);
+        self.meter.calls += 1;
+        self.meter.failures += 1;
+    }
+
+    pub fn in_flight(&self) -> u32 {
+        (self.under_way.len() + self.queue.len()) as u32
+    }
+
+    /// What it says of itself; nothing while it stands still.
+    pub fn report(&mut self, now: Time) -> Option<Report> {
+        self.reach(now);
+        let usual = self.meter.usual.unwrap_or_default();
+        (self.speed > 0.0).then(|| Report {
+            in_flight: self.in_flight(),
+            ..usual
+        })
+    }
+
+    /// The median of those of late that came when it had about as many calls as it has.
+    pub fn latency(&self, now: Time) -> f64 {
+        let mine = self.in_flight();
+        let lately = self.lately.iter();
+        let fresh = lately.filter(|(at, ..)| now - at < SECOND);
+        let mut near: Vec<(u32, f64)> = fresh
+            .map(|&(_, there, took)| (there.abs_diff(mine), took))
+            .collect();
+        near.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        near.truncate(NEAR);
+        let mut took: Vec<f64> = near.into_iter().map(|(_, took)| took).collect();
+        took.sort_unstable_by(f64::total_cmp);
+        took.get(took.len() / 2).copied().unwrap_or(0.0)
     }
 
     /// From now on.
@@ -125,6 +203,10 @@ impl Server {
     }
 
     fn reach(&mut self, now: Time) {
+        let busy = self.under_way.len().min(self.cores) as f64;
+        let by = now - self.at;
+        self.meter
+            .pass(busy * by as f64 / SECOND as f64, self.cores, now);
         self.given += (now - self.at) as f64 / SECOND as f64 * self.rate();
         self.at = now;
     }
@@ -139,9 +221,57 @@ impl Server {
     }
 }
 
+impl Meter {
+    fn pass(&mut self, core_seconds: f64, cores: usize, now: Time) {
+        self.core_seconds += core_seconds;
+        let seconds = (now - self.since) as f64 / SECOND as f64;
+        if seconds < 1.0 {
+            return;
+        }
+        let last = Report {
+            busy: self.core_seconds / seconds / cores as f64,
+            calls: f64::from(self.calls) / seconds,
+            failures: f64::from(self.failures) / seconds,
+            ..Report::default()
+        };
+        let before = self.usual.unwrap_or(last);
+        let mean = |of: fn(&Report) -> f64| f64::midpoint(of(&before), of(&last));
+        *self = Self {
+            since: now,
+            usual: Some(Report {
+                busy: mean(|report| report.busy),
+                calls: mean(|report| report.calls),
+                failures: mean(|report| report.failures),
+                ..last
+            }),
+            ..Self::default()
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_tells_what_it_does() {
+        let mut server = Server::new(Order::FirstComeFirstServed, 2, 1.0);
+        for (call, at) in [(0, 0), (1, SECOND), (2, 2 * SECOND)] {
+            server.takes(call, 0.5, at);
+            let end = server.next().unwrap();
+            server.done(end, |_| true);
+            server.answered(1, 0.5, end);
+        }
+
+        let report = server.report(3 * SECOND).unwrap();
+
+        assert!((report.busy - 0.25).abs() < 1e-6, "{report:?}");
+        assert!((report.calls - 1.0).abs() < 1e-6, "{report:?}");
+        assert!((server.latency(3 * SECOND) - 0.5).abs() < 1e-9);
+        assert_eq!(report.in_flight, 0);
+        server.runs_at(0.0, 3 * SECOND);
+        assert!(server.report(3 * SECOND).is_none(), "it stands still");
+    }
 
     /// When each of these calls of a second's work is done, all of which come at the beginning.
     fn ends(mut server: Server, calls: u32) -> Vec<f64> {

@@ -37,17 +37,25 @@ pub fn of(compared: &Compared) -> String {
     let mut text = format!("\n{scenario}: {asks} ({servers} servers, {clients} clients)\n");
     let _ = writeln!(
         text,
-        "  {:<18}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}{:>7}  {:<20}  {}",
-        "", "p50", "p99", "p99.9", "errors %", "share", "fail", "back", "p99 ratio", "p99.9 ratio"
+        "  {:<18}{:>8}{:>9}{:>9}{:>9}{:>8}{:>8}{:>7}{:>7}{:>7}  {:<20}  p99.9 ratio",
+        "",
+        "p50",
+        "p99",
+        "p99.9",
+        "errors %",
+        "share",
+        "fail",
+        "back",
+        "tries",
+        "good %",
+        "p99 ratio",
     );
     for row in &compared.rows {
         let figures = &row.mean;
-        let back = figures
-            .back
-            .map_or_else(String::new, |back| format!("{back:.1}"));
+        let some = |it: Option<f64>| it.map_or_else(String::new, |it| format!("{it:.1}"));
         let _ = writeln!(
             text,
-            "  {:<18}{:>8.1}{:>9.1}{:>9.1}{:>9.3}{:>8.3}{:>8.1}{:>7}  {:<20}  {}",
+            "  {:<18}{:>8.1}{:>9.1}{:>9.1}{:>9.3}{:>8.3}{:>8.1}{:>7}{:>7.2}{:>7}  {:<20}  {}",
             row.policy,
             figures.p50,
             figures.p99,
@@ -55,7 +63,9 @@ pub fn of(compared: &Compared) -> String {
             figures.errors,
             figures.share,
             figures.failures,
-            back,
+            some(figures.back),
+            figures.tries,
+            some(figures.goodput),
             ratio(row.p99),
             ratio(row.p999),
         );

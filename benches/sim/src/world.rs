@@ -9,16 +9,20 @@ use crate::{
     balancer::{Balancer, End, Fleet, Picked},
     dice::Dice,
     figures::{Figures, Notes},
-    scenario::{AT_ONCE, CALM, Fate, PATIENCE, Scenario, WARM_UP},
-    server::{SECOND, Server, Time},
+    scenario::{AT_ONCE, CALM, Fate, Scenario},
+    server::{Report, SECOND, Server, Time},
 };
 
 /// Streams of chance: calls, nets and neighbours are the same for all policies.
-const OF_CLIENTS: u64 = 1 << 32;
-const OF_SERVERS: u64 = 2 << 32;
+pub const OF_CLIENTS: u64 = 1 << 32;
+pub const OF_SERVERS: u64 = 2 << 32;
+const ASIDE: u64 = 4 << 32;
+
+/// So many retries a client may have in hand.
+const TOKENS: f64 = 10.0;
 
 /// How often one that warms up is given its new speed.
-const WARMTH: Time = SECOND / 4;
+pub const WARMTH: Time = SECOND / 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -34,21 +38,44 @@ enum Event {
     Noise(u32),
     /// What befalls the bad ones goes on.
     Fate(u32),
+    /// A probe is at its server.
+    Asked(u32),
+    /// What a server said is back.
+    Told(u32),
 }
 
 struct Call {
     client: u32,
     picked: Picked,
+    /// The first try, and this one.
+    made: Time,
     began: Time,
+    arrived: Time,
+    /// How many calls its server had then.
+    there: u32,
     back: Time,
     work: f64,
+    tries: u32,
     over: bool,
     failed: bool,
+    report: Option<Report>,
+}
+
+/// A question to a server how it is.
+struct Probe {
+    client: u32,
+    server: u32,
+    back: Time,
+    report: Option<Report>,
 }
 
 struct Client {
     balancer: Box<dyn Balancer>,
     dice: Dice,
+    /// For what not all policies do: it takes no chance from what all do alike.
+    aside: Dice,
+    /// Retries that it may make.
+    tokens: f64,
 }
 
 /// A server's speed, by what it is made of.
@@ -66,6 +93,7 @@ struct World {
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     deadlines: VecDeque<(Time, u32)>,
     calls: Vec<Call>,
+    probes: Vec<Probe>,
     clients: Vec<Client>,
     servers: Vec<Server>,
     coming: Vec<f64>,
@@ -82,6 +110,8 @@ pub fn run(
     let client = |n| Client {
         balancer: balancer(n, scenario),
         dice: Dice::new(seed, OF_CLIENTS + n as u64),
+        aside: Dice::new(seed, ASIDE + n as u64),
+        tokens: TOKENS,
     };
     let clients = (0..scenario.clients).map(client).collect();
     let makings: Vec<Making> = (0..scenario.servers)
@@ -102,6 +132,7 @@ pub fn run(
         events: BinaryHeap::new(),
         deadlines: VecDeque::new(),
         calls: Vec::new(),
+        probes: Vec::new(),
         clients,
         servers: makings.iter().enumerate().map(server).collect(),
         coming: vec![0.0; scenario.servers],
@@ -126,11 +157,13 @@ impl World {
             }
         }
         if !matches!(self.scenario.fate, Fate::None) {
-            self.tell(WARM_UP + CALM, Event::Fate(0));
+            self.tell(self.scenario.warm() + CALM, Event::Fate(0));
         }
     }
 
     fn run(&mut self) {
+        let tries = u64::from(self.scenario.retries.most) + 1;
+        let last = self.scenario.ends() + tries * self.scenario.patience();
         loop {
             let next = self.events.peek().map(|Reverse((at, ..))| *at);
             if let Some(&(at, call)) = self.deadlines.front()
@@ -145,15 +178,16 @@ impl World {
                 return;
             };
             self.now = at;
-            let over = at > self.scenario.ends() + PATIENCE;
             match event {
-                _ if over => return,
+                _ if at > last => return,
                 Event::Begins(client) => self.begins(client as usize),
                 Event::Arrives(call) => self.arrives(call as usize),
                 Event::Done(server, generation) => self.done(server as usize, generation),
                 Event::Answered(call) => self.answered(call as usize),
                 Event::Noise(server) => self.noise(server as usize),
                 Event::Fate(step) => self.fate(step),
+                Event::Asked(probe) => self.asked(probe),
+                Event::Told(probe) => self.told(probe),
             }
         }
     }
@@ -174,50 +208,108 @@ impl World {
     fn begins(&mut self, client: usize) {
         self.next_call(client);
         let caller = &mut self.clients[client];
+        let budget = self.scenario.retries.budget;
+        caller.tokens = (caller.tokens + budget).min(TOKENS);
         let work = self.scenario.size(&mut caller.dice);
         let net = self.scenario.net;
-        let [there, back] = [(); 2].map(|()| seconds(net * caller.dice.between(0.8, 1.2)));
+        let ways = [(); 2].map(|()| seconds(net * caller.dice.between(0.8, 1.2)));
+        self.is_made(client, work, ways, self.now, 1);
+        self.probe(client);
+    }
+
+    /// A call of so much work leaves, for the first time or again.
+    fn is_made(&mut self, client: usize, work: f64, ways: [Time; 2], made: Time, tries: u32) {
         let fleet = Fleet {
             servers: &self.servers,
             coming: &self.coming,
             work,
         };
-        let picked = caller.balancer.pick(self.now, fleet);
+        let picked = self.clients[client].balancer.pick(self.now, fleet);
         self.notes.picked(picked.server, self.now);
         self.coming[picked.server] += work;
+        let [there, back] = ways;
         let call = self.calls.len() as u32;
         self.calls.push(Call {
             client: client as u32,
             picked,
+            made,
             began: self.now,
+            arrived: 0,
+            there: 0,
             back,
             work,
+            tries,
             over: false,
             failed: false,
+            report: None,
         });
-        self.deadlines.push_back((self.now + PATIENCE, call));
+        let late = self.now + self.scenario.patience();
+        self.deadlines.push_back((late, call));
         self.tell(self.now + there, Event::Arrives(call));
     }
 
-    fn arrives(&mut self, call: usize) {
-        let Call {
-            picked,
-            work,
-            back,
-            over,
+    /// Asks those whom the client's balancer wants to be asked.
+    fn probe(&mut self, client: usize) {
+        for server in self.clients[client].balancer.probes() {
+            let dice = &mut self.clients[client].aside;
+            let net = self.scenario.net;
+            let [there, back] = [(); 2].map(|()| seconds(net * dice.between(0.8, 1.2)));
+            let probe = self.probes.len() as u32;
+            self.probes.push(Probe {
+                client: client as u32,
+                server: server as u32,
+                back,
+                report: None,
+            });
+            self.tell(self.now + there, Event::Asked(probe));
+        }
+    }
+
+    fn asked(&mut self, probe: u32) {
+        let asked = &mut self.probes[probe as usize];
+        let server = &mut self.servers[asked.server as usize];
+        let Some(report) = server.report(self.now) else {
+            return;
+        };
+        asked.report = Some(Report {
+            latency: server.latency(self.now),
+            ..report
+        });
+        let at = self.now + asked.back;
+        self.tell(at, Event::Told(probe));
+    }
+
+    fn told(&mut self, probe: u32) {
+        let Probe {
+            client,
+            server,
+            report,
             ..
-        } = self.calls[call];
-        let server = &mut self.servers[picked.server];
-        self.coming[picked.server] -= work;
-        if over {
+        } = self.probes[probe as usize];
+        let caller = &mut self.clients[client as usize];
+        if let Some(report) = report {
+            caller.balancer.probed(server as usize, &report, self.now);
+        }
+    }
+
+    fn arrives(&mut self, number: usize) {
+        let call = &mut self.calls[number];
+        let (server, work) = (call.picked.server, call.work);
+        self.coming[server] -= work;
+        if call.over {
             return;
         }
-        if server.fails {
-            self.calls[call].failed = true;
-            return self.tell(self.now + AT_ONCE + back, Event::Answered(call as u32));
+        let it = &mut self.servers[server];
+        if it.fails {
+            it.failed(self.now);
+            call.failed = true;
+            call.report = it.report(self.now);
+            let at = self.now + AT_ONCE + call.back;
+            return self.tell(at, Event::Answered(number as u32));
         }
-        server.takes(call as u32, work, self.now);
-        self.changed(picked.server);
+        (call.arrived, call.there) = (self.now, it.in_flight());
+        it.takes(number as u32, work, self.now);
+        self.changed(server);
     }
 
     /// What was told about this server's next is told anew.
@@ -236,9 +328,14 @@ impl World {
         }
         let calls = &self.calls;
         let wants = |call: u32| !calls[call as usize].over;
-        if let Some(call) = self.servers[server].done(self.now, wants) {
-            let at = self.now + self.calls[call as usize].back;
-            self.tell(at, Event::Answered(call));
+        let it = &mut self.servers[server];
+        if let Some(number) = it.done(self.now, wants) {
+            let call = &mut self.calls[number as usize];
+            let took = (self.now - call.arrived) as f64 / SECOND as f64;
+            it.answered(call.there, took, self.now);
+            call.report = it.report(self.now);
+            let at = self.now + call.back;
+            self.tell(at, Event::Answered(number));
         }
         self.changed(server);
     }
@@ -256,15 +353,34 @@ impl World {
         self.is_over(call, End::Late);
     }
 
-    fn is_over(&mut self, call: usize, end: End) {
-        let call = &mut self.calls[call];
+    fn is_over(&mut self, number: usize, end: End) {
+        let call = &mut self.calls[number];
         if std::mem::replace(&mut call.over, true) {
             return;
         }
+        let Call {
+            client,
+            picked,
+            made,
+            work,
+            tries,
+            ..
+        } = *call;
         let took = self.now - call.began;
-        let caller = &mut self.clients[call.client as usize];
-        caller.balancer.ended(call.picked, end, took, self.now);
-        self.notes.ended(call.began, took, end);
+        let report = call.report.filter(|_| end != End::Late);
+        let caller = &mut self.clients[client as usize];
+        if let Some(report) = report {
+            caller.balancer.told(picked.server, &report, self.now);
+        }
+        caller.balancer.ended(picked, end, took, self.now);
+        let may = tries <= self.scenario.retries.most && caller.tokens >= 1.0;
+        if end == End::Answered || !may {
+            return self.notes.ended(made, self.now - made, end, tries);
+        }
+        caller.tokens -= 1.0;
+        let net = self.scenario.net;
+        let ways = [(); 2].map(|()| seconds(net * caller.aside.between(0.8, 1.2)));
+        self.is_made(client as usize, work, ways, made, tries + 1);
     }
 
     fn noise(&mut self, server: usize) {

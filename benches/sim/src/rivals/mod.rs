@@ -1,9 +1,17 @@
 //! Policies to compare with, each to the rule that its authors published.
 
+mod biaser;
+mod frameworks;
 mod oracle;
 mod peak_ewma;
 mod plain;
+mod prequal;
+mod weighted;
 
+pub use biaser::Biaser;
+pub use frameworks::{Framework, Frameworks};
 pub use oracle::Oracle;
 pub use peak_ewma::PeakEwma;
 pub use plain::{LeastRequest, Random, RoundRobin};
+pub use prequal::{PREQUAL_RS, PUBLISHED, Prequal};
+pub use weighted::Weighted;
