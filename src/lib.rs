@@ -97,6 +97,7 @@ mod instance;
 pub mod layer;
 mod lock;
 pub mod method;
+mod moment;
 mod name;
 mod parse;
 pub mod register;

@@ -10,6 +10,7 @@ use crate::{
     Backoff, Endpoint, Endpoints, Instance, InstanceId,
     endpoint::{Health, InFlight, Limits, Set, Step},
     health::{Alarm, EndedBy},
+    moment::Moment,
     resolve::{Change, Update},
     stage::Stages,
 };
@@ -180,7 +181,7 @@ impl Rehearsed {
 
     /// The first of its response has come.
     pub fn answered(&mut self) {
-        self.in_flight.is_answered(Instant::now());
+        self.in_flight.is_answered(Moment::now());
     }
 
     /// It ended with this status of the server's.

@@ -82,10 +82,7 @@ impl Watched {
         if let Some(sent) = self.incoming.sent() {
             attempt.sent().is(sent);
         }
-        let past = attempt.close(self.meter.bytes());
-        if let Some(mut call) = self.counted.take() {
-            call.ends_as(past);
-        }
+        attempt.close(self.meter.bytes(), self.counted.take());
     }
 
     /// The time is over. A stream that has brought something may well have been meant to last.

@@ -28,6 +28,7 @@ use crate::{
     deadline::{TIMEOUT, write},
     health::EndedBy,
     method::Method,
+    moment::Moment,
     stats::{self, Counted},
     transport::{Connection, Failure, Outgoing},
 };
@@ -441,7 +442,7 @@ impl Attempts {
                     if head.status == http::StatusCode::OK
                         && code.is_none_or(|code| code == Code::Ok)
                     {
-                        let now = Instant::now();
+                        let now = Moment::now();
                         in_flight.is_answered(now);
                         match (&self.counted, &self.again) {
                             (Some(counted), _) => counted.answered(now),

@@ -1,14 +1,13 @@
 //! In what form an endpoint is: how soon it answers, whether it answers at all just now, and how old that news is.
 
 use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+use crate::moment::Moment;
 
 /// What a policy weighs an endpoint by, in a few words side by side.
 ///
@@ -43,17 +42,12 @@ pub(crate) const OLD_FAILURES: f32 = 4.5;
 
 impl Tick {
     pub(crate) fn at(now: Instant) -> Self {
-        static FIRST: OnceLock<Instant> = OnceLock::new();
-        let first = *FIRST.get_or_init(|| now);
-        let nanos = |time: Duration| {
-            let seconds = time.as_secs().wrapping_mul(1_000_000_000);
-            seconds.wrapping_add(u64::from(time.subsec_nanos()))
-        };
-        // Clocks of tests begin when they like.
-        Self(match now.checked_duration_since(first) {
-            Some(after) => nanos(after),
-            None => 0_u64.wrapping_sub(nanos(first.saturating_duration_since(now))),
-        })
+        Self::of(Moment::at(now))
+    }
+
+    #[inline]
+    pub(crate) fn of(moment: Moment) -> Self {
+        Self(moment.nanos())
     }
 
     /// In units of 65,536 nanoseconds, of which a word holds three days: differences come out right when it wraps.
@@ -71,8 +65,8 @@ impl Tick {
 impl Form {
     /// A call goes to it; for how many seconds nothing was heard before.
     #[inline]
-    pub(super) fn begins(&self, now: Instant) -> f32 {
-        let now = Tick::at(now);
+    pub(super) fn begins(&self, now: Moment) -> f32 {
+        let now = Tick::of(now);
         if self.waiting.fetch_add(1, Relaxed) == 0 {
             self.moved.store(now.0, Relaxed);
         }
@@ -80,8 +74,8 @@ impl Form {
     }
 
     /// The server says something for the first time on a call.
-    pub(super) fn speaks(&self, now: Instant) {
-        let now = Tick::at(now).0;
+    pub(super) fn speaks(&self, now: Moment) {
+        let now = Tick::of(now).0;
         self.moved.store(now, Relaxed);
         self.heard.store(now, Relaxed);
         self.waiting.fetch_sub(1, Relaxed);
@@ -93,16 +87,16 @@ impl Form {
     }
 
     /// What a call showed is news of this moment.
-    pub(super) fn is_news(&self, now: Instant) {
-        self.heard.store(Tick::at(now).0, Relaxed);
+    pub(super) fn is_news(&self, now: Moment) {
+        self.heard.store(Tick::of(now).0, Relaxed);
     }
 
     /// A good answer took so long. To be told before [`Form::speaks`], as it weighs the more the longer
     /// nothing was heard.
-    pub(super) fn took(&self, time: Duration, now: Instant) {
+    pub(super) fn took(&self, time: Duration, now: Moment) {
         let took = micros(time);
         let known = self.latency();
-        let silent = Tick::at(now).since(Tick(self.heard.load(Relaxed)));
+        let silent = Tick::of(now).since(Tick(self.heard.load(Relaxed)));
         let was_other = silent > OTHER && took * 2.0 < known;
         if known == 0.0 || was_other {
             self.doubt.store(1.0_f32.to_bits(), Relaxed);
@@ -212,6 +206,7 @@ mod tests {
         let (form, mut now) = (Form::default(), Instant::now());
         let hears = |&(ms, silence): &(u32, Duration)| {
             now += silence;
+            let now = Moment::at(now);
             form.begins(now);
             form.took(MILLI * ms, now);
             form.speaks(now);
@@ -250,10 +245,10 @@ mod tests {
         let stalled = |after: Duration| form.stalled(Tick::at(now + after)) / 1000.0;
         assert_eq!(stalled(MILLI * 100), 0.0);
 
-        form.begins(now);
-        form.begins(now + MILLI * 50);
+        form.begins(Moment::at(now));
+        form.begins(Moment::at(now + MILLI * 50));
         assert!((99.0..=100.0).contains(&stalled(MILLI * 100)));
-        form.speaks(now + MILLI * 100);
+        form.speaks(Moment::at(now + MILLI * 100));
         assert!(stalled(MILLI * 110) < 10.1);
         form.is_left();
 

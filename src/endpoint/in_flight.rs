@@ -9,7 +9,8 @@ use tonic::Code;
 use super::Vitals;
 use crate::{
     health::{Ended, EndedBy, Outcome},
-    stats::{Ending, Past, Tally, Unseen, Why, usual},
+    moment::Moment,
+    stats::{Counted as Call, Ending, Past, Tally, Took, Unseen, Why, usual},
     transport::Sent,
 };
 
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct InFlight {
     vitals: Arc<Vitals>,
-    began: Instant,
+    began: Moment,
     judged: bool,
     on_trial: bool,
     /// Nothing has been heard of it.
@@ -45,7 +46,7 @@ enum End {
 
 impl InFlight {
     pub(super) fn begun(vitals: Arc<Vitals>, on_trial: bool) -> Self {
-        let began = Instant::now();
+        let began = Moment::now();
         let silent = vitals.form().begins(began);
         Self {
             vitals,
@@ -58,7 +59,7 @@ impl InFlight {
         }
     }
 
-    pub(crate) fn began(&self) -> Instant {
+    pub(crate) fn began(&self) -> Moment {
         self.began
     }
 
@@ -96,9 +97,10 @@ impl InFlight {
         self.is_counted(End::Unseen(Unseen::Refused));
     }
 
-    /// It is over, after so many bytes of messages were received, and counts from now on. What it came to.
-    pub(crate) fn close(&mut self, received: u64) -> Past {
-        let at = Instant::now();
+    /// It is over, after so many bytes of messages were received, and counts from now on; and with it its call,
+    /// if this ends that, too.
+    pub(crate) fn close(&mut self, received: u64, call: Option<Call>) {
+        let at = Moment::now();
         let counted = &mut self.counted;
         let end = counted.end.replace(End::Counted);
         let (code, ending) = match end {
@@ -109,7 +111,7 @@ impl InFlight {
             code,
             ending,
             at,
-            took: at.saturating_duration_since(self.began),
+            took: Took::between(self.began, at),
             sent: counted.sent.bytes(),
             received,
         };
@@ -128,7 +130,9 @@ impl InFlight {
                 }
             }
         }
-        past
+        if let Some(mut call) = call {
+            call.ends_as(past);
+        }
     }
 
     /// It ended like this; only the first word counts.
@@ -161,9 +165,9 @@ impl InFlight {
         let by_server = matches!(ended.by(), EndedBy::Status | EndedBy::Reset);
         if self.waits && by_server {
             self.waits = false;
-            self.vitals.form().speaks(Instant::now());
+            self.vitals.form().speaks(Moment::now());
         } else if outcome == Outcome::Failure {
-            self.vitals.form().is_news(Instant::now());
+            self.vitals.form().is_news(Moment::now());
         }
     }
 
@@ -212,12 +216,12 @@ impl InFlight {
 
     /// The server has had as long as it usually takes.
     pub(crate) fn had_fair_time(&self) -> bool {
-        Instant::now() - self.began >= self.vitals.latency().usual()
+        self.age() >= self.vitals.latency().usual()
     }
 
     /// The server has answered, and may have more to say.
-    pub(crate) fn is_answered(&mut self, now: Instant) {
-        let time = now.saturating_duration_since(self.began);
+    pub(crate) fn is_answered(&mut self, now: Moment) {
+        let time = now.since(self.began);
         self.took(time);
         self.vitals.form().took(time, now);
         self.is_sensed(time, now);
@@ -231,18 +235,23 @@ impl InFlight {
 
     /// It was given up unanswered. One that was in a hurry says only that it takes longer than this.
     pub(crate) fn is_given_up(&self) {
-        let time = Instant::now() - self.began;
+        let now = Moment::now();
+        let time = now.since(self.began);
         if time >= self.vitals.latency().usual() {
             self.took(time);
             self.vitals.form().kept_waiting(time);
-            self.is_sensed(time, self.began + time);
+            self.is_sensed(time, now);
         }
     }
 
-    fn is_sensed(&self, time: Duration, now: Instant) {
+    fn is_sensed(&self, time: Duration, now: Moment) {
         if let Some(senses) = self.vitals.senses() {
             senses.took(time, now);
         }
+    }
+
+    fn age(&self) -> Duration {
+        Moment::now().since(self.began)
     }
 
     pub(crate) fn took(&self, time: Duration) {
@@ -278,12 +287,14 @@ impl Drop for InFlight {
         if !self.judged {
             self.shows_nothing();
         }
-        let past = self.close(0);
+        if !matches!(self.counted.end, Some(End::Counted)) {
+            self.close(0, None);
+        }
         if self.waits {
             let form = self.vitals.form();
             // Who was in a hurry says nothing about one that nothing is known of.
             if !self.judged && form.latency() > 0.0 {
-                form.kept_waiting(past.took);
+                form.kept_waiting(self.age());
             }
             form.is_left();
         }

@@ -8,6 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::Tick;
+use crate::moment::Moment;
 
 /// An average of latencies that goes up at once and comes down in time, as in Finagle and tower.
 ///
@@ -55,8 +56,8 @@ impl Peak {
     }
 
     /// A call took so long.
-    pub(crate) fn took(&self, time: Duration, now: Instant) {
-        let (took, now) = (time.as_secs_f32(), Tick::at(now));
+    pub(crate) fn took(&self, time: Duration, now: Moment) {
+        let (took, now) = (time.as_secs_f32(), Tick::of(now));
         let with = |word| {
             let (known, then) = unpack(word);
             let age = age(now, then);
@@ -143,7 +144,7 @@ mod tests {
             advance(MILLI * took).await;
             call.await.unwrap();
             let now = Instant::now();
-            ours.took(now - began, now);
+            ours.took(now - began, Moment::at(now));
 
             // Their cost is a type that can only be compared and printed.
             let cost = format!("{:?}", theirs.load());
@@ -160,7 +161,7 @@ mod tests {
         peak.decays_in(MILLI);
 
         let read = peak.read(Tick::at(now));
-        peak.took(MILLI, now);
+        peak.took(MILLI, Moment::at(now));
 
         assert_eq!((read, peak.read(Tick::at(now))), (0.1, 0.1));
     }
@@ -171,7 +172,7 @@ mod tests {
         let peak = Peak::new(MILLI * 100, now);
         peak.decays_in(Duration::ZERO);
 
-        peak.took(MILLI * 5, now + MILLI);
+        peak.took(MILLI * 5, Moment::at(now + MILLI));
 
         assert_eq!(peak.read(Tick::at(now + MILLI)), 0.005);
     }

@@ -5,6 +5,7 @@ use std::{sync::OnceLock, time::Duration};
 use tokio::time::Instant;
 
 use super::Peak;
+use crate::moment::Moment;
 
 /// Empty, until a policy is given the endpoint that goes by more than others do.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ impl Senses {
     }
 
     /// A call was answered, or given up by those who waited for it, after so long.
-    pub(super) fn took(&self, time: Duration, now: Instant) {
+    pub(super) fn took(&self, time: Duration, now: Moment) {
         if let Some(peak) = self.peak.get() {
             peak.took(time, now);
         }

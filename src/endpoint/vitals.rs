@@ -15,6 +15,7 @@ use super::{Form, InFlight, Latency, OLD_FAILURES, Senses, fade, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Mode, Notice, Outcome, PUSHBACK, Turn},
+    moment::Moment,
     stage::Outside,
     stats::{Attempted, Past},
 };
@@ -38,7 +39,7 @@ pub(crate) struct Vitals {
     senses: OnceLock<Box<Senses>>,
     /// Until when it asked to be spared, in milliseconds since it is known.
     spared: AtomicU64,
-    known_since: Instant,
+    known_since: Moment,
     owner: Option<Owner>,
     links: Links,
     condition: Mutex<Condition>,
@@ -109,7 +110,7 @@ impl Vitals {
             conduct: Conduct::new(limit),
             form: Form::default(),
             spared: AtomicU64::new(0),
-            known_since: now,
+            known_since: Moment::at(now),
             owner,
             latency: Latency::new(),
             links: Links::new(),
@@ -154,13 +155,13 @@ impl Vitals {
 
     /// A call is over.
     pub(super) fn count(&self, past: &Past) {
-        let age = self.age(past.at);
+        let age = past.at.nanos_since(self.known_since);
         self.attempts().ended(past, age);
     }
 
     /// For how long it has been known at that time.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.known_since)
+        Moment::at(now).since(self.known_since)
     }
 
     /// How its calls ended, of those that show how it is.
@@ -251,7 +252,7 @@ impl Vitals {
 
     pub(super) fn overloaded(&self, ended: &Ended<'_>) {
         let time = ended.pushback().unwrap_or(PUSHBACK);
-        let now = Instant::now() - self.known_since;
+        let now = Moment::now().since(self.known_since);
         let until = u64::try_from((now + time).as_millis()).unwrap_or(u64::MAX);
         // In a storm, one word a while will do.
         if until > self.spared.load(Ordering::Relaxed) + LITTLE {
@@ -292,7 +293,7 @@ impl Vitals {
 
     /// It lost a comparison with another; whether it did so for a while.
     pub(crate) fn lost_comparison(&self) -> bool {
-        self.latency.lost(Instant::now() - self.known_since)
+        self.latency.lost(Moment::now().since(self.known_since))
     }
 
     pub(crate) fn links(&self) -> &Links {

@@ -10,6 +10,7 @@ use super::{
     Past, Unseen,
     ends::{ByCode, Ends, Why, wrapped},
     ring::{Counted, Last, Ring, tick},
+    seat::Seat,
 };
 
 /// The attempts at calls that went to one endpoint.
@@ -45,12 +46,11 @@ impl Attempted {
         self.again[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One ended; the endpoint has been known for so long.
-    pub(crate) fn ended(&self, past: &Past, age: Duration) {
+    /// One ended; the endpoint has been known for so many nanoseconds.
+    pub(crate) fn ended(&self, past: &Past, age: u64) {
         self.ring.turn(tick(age), || self.counted());
-        self.ends
-            .at(past.code)
-            .count(past.code, past.ending, past.took);
+        let ends = self.ends.at(past.code);
+        ends.count(Seat::SHARED, past.code, past.ending, past.took);
         for (all, bytes) in [(&self.sent, past.sent), (&self.received, past.received)] {
             if bytes > 0 {
                 all.fetch_add(bytes, Ordering::Relaxed);

@@ -1,7 +1,5 @@
 //! The bounds of histograms: those that gRPC's metrics have in every language.
 
-use std::time::Duration;
-
 /// Upper bounds of latencies, in nanoseconds; what is slower than the last has a bucket of its own.
 pub(crate) const TIMES: [u64; 41] = {
     const MICROS: [u64; 41] = [
@@ -83,17 +81,16 @@ pub(super) fn bucket(bounds: &[u64], value: u64) -> usize {
     bounds.partition_point(|&bound| bound < value)
 }
 
-pub(super) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_value_is_counted_under_the_first_bound_that_it_does_not_exceed() {
-        let of = |time| bucket(&TIMES, nanos(time));
+        let of =
+            |time: Duration| bucket(&TIMES, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
 
         assert_eq!(of(Duration::ZERO), 0);
         assert_eq!(of(Duration::from_nanos(1)), 1);

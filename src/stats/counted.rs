@@ -5,15 +5,15 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{Ending, Past, Tally, Why, usual};
-use crate::endpoint::InFlight;
+use super::{Ending, Past, Tally, Took, Why, usual};
+use crate::{endpoint::InFlight, moment::Moment};
 
 /// A call that is counted; cancelled, if this is dropped before it was said how it ended.
 #[derive(Debug)]
 pub(crate) struct Counted {
     method: Arc<Tally>,
     /// Known from the first attempt, or from when it first waited.
-    began: Option<Instant>,
+    began: Option<Moment>,
     /// How often it was sent again, for each reason.
     again: [u16; 3],
     /// Why the next attempt will be made, if it will not be the first.
@@ -35,7 +35,7 @@ impl Counted {
 
     /// It may be some time before it is first sent.
     pub(crate) fn waits(&mut self) {
-        self.began.get_or_insert_with(Instant::now);
+        self.began.get_or_insert_with(Moment::now);
     }
 
     /// It is sent, as this.
@@ -68,10 +68,9 @@ impl Counted {
 
     /// The head of its answer has come.
     #[inline]
-    pub(crate) fn answered(&self, now: Instant) {
+    pub(crate) fn answered(&self, now: Moment) {
         if let Some(began) = self.began {
-            self.method
-                .answered(now.saturating_duration_since(began), now);
+            self.method.answered(now.nanos_since(began), now);
         }
     }
 
@@ -90,13 +89,17 @@ impl Counted {
             Code::Cancelled => Ending::Failed,
             _ => usual(code),
         };
-        self.over(Past::new(code, ending, now));
+        self.over(Past::new(code, ending, Moment::at(now)));
     }
 
     fn over(&mut self, past: Past) {
         if !std::mem::replace(&mut self.over, true) {
             let began = self.began.unwrap_or(past.at);
-            let took = past.at.saturating_duration_since(began);
+            let took = match past.at.nanos_since(began) {
+                // It was sent once, and at once.
+                same if same == past.took.nanos => past.took,
+                _ => Took::between(began, past.at),
+            };
             self.method.ended(&Past { took, ..past }, self.again);
         }
     }
@@ -105,11 +108,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if !self.over {
-            self.over(Past::new(
-                Code::Cancelled,
-                Ending::Cancelled,
-                Instant::now(),
-            ));
+            self.over(Past::new(Code::Cancelled, Ending::Cancelled, Moment::now()));
         }
     }
 }

@@ -32,7 +32,7 @@
 //!
 //! A dozen additions to memory that threads do not share, for each call; no lock and no allocation, but for
 //! the first call of a method, to an endpoint, or with a status code. A method takes 5 KiB for each thread that
-//! calls it, up to eight, and an endpoint that is called 3. A thousand methods are told apart; the rest are
+//! calls it, up to eight at a time (those beyond share), and an endpoint that is called 3. A thousand methods are told apart; the rest are
 //! counted together as `other`. Counters are read one by one, so that those of a busy channel may differ by
 //! what happened meanwhile.
 
@@ -47,14 +47,14 @@ mod metrics;
 mod print;
 mod recent;
 mod ring;
+mod seat;
 mod snapshot;
 mod tallies;
 mod tally;
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use tonic::Code;
+
+use crate::moment::Moment;
 
 pub use histogram::Histogram;
 pub use metrics::{Metric, Value};
@@ -64,7 +64,7 @@ pub use snapshot::{
 pub(crate) use {
     attempts::Attempted,
     counted::Counted,
-    ends::{Ending, Why, usual},
+    ends::{Ending, Took, Why, usual},
     look::look,
     meter::Meter,
     tallies::Tallies,
@@ -76,8 +76,8 @@ pub(crate) use {
 pub(crate) struct Past {
     pub(crate) code: Code,
     pub(crate) ending: Ending,
-    pub(crate) at: Instant,
-    pub(crate) took: Duration,
+    pub(crate) at: Moment,
+    pub(crate) took: Took,
     /// Bytes of messages.
     pub(crate) sent: u64,
     pub(crate) received: u64,
@@ -94,12 +94,12 @@ pub(crate) enum Unseen {
 
 impl Past {
     /// Of one that took no time that is known of.
-    fn new(code: Code, ending: Ending, at: Instant) -> Self {
+    fn new(code: Code, ending: Ending, at: Moment) -> Self {
         Self {
             code,
             ending,
             at,
-            took: Duration::ZERO,
+            took: Took::default(),
             sent: 0,
             received: 0,
         }

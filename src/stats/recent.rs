@@ -1,7 +1,11 @@
 //! How long a method's answers took lately, finely enough for percentiles.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use super::seat::Seat;
 
 /// A histogram of the last half to whole minute, whose buckets are an eighth of their value wide.
 ///
@@ -18,11 +22,12 @@ pub(super) struct Recent {
 pub(super) type Sums = [u32; BUCKETS];
 
 pub(super) const BUCKETS: usize = 200;
-const HALF: u64 = 30;
+const HALF: u64 = 30_000_000_000;
 
-/// The half minute so long after the beginning.
-pub(super) fn epoch(age: Duration) -> u32 {
-    u32::try_from(age.as_secs() / HALF + 1).unwrap_or(u32::MAX)
+/// The half minute so many nanoseconds after the beginning.
+#[inline]
+pub(super) fn epoch(age: u64) -> u32 {
+    u32::try_from(age / HALF + 1).unwrap_or(u32::MAX)
 }
 
 impl Recent {
@@ -34,11 +39,11 @@ impl Recent {
     }
 
     #[inline]
-    pub(super) fn heard(&self, took: Duration, epoch: u32) {
+    pub(super) fn heard(&self, seat: Seat, took: u64, epoch: u32) {
         if self.epoch.load(Ordering::Relaxed) < epoch {
             self.turn(epoch);
         }
-        self.halves[epoch as usize % 2][bucket(took)].fetch_add(1, Ordering::Relaxed);
+        seat.add_small(&self.halves[epoch as usize % 2][bucket(took)]);
     }
 
     /// What was heard meanwhile by others may be forgotten with the rest: a few of very many.
@@ -78,8 +83,9 @@ fn forget(half: &[AtomicU32]) {
 }
 
 /// Up to eight microseconds each has its own; from there eight to each doubling, up to a minute and a half.
-fn bucket(took: Duration) -> usize {
-    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+#[inline]
+fn bucket(nanos: u64) -> usize {
+    let micros = nanos / 1_000;
     if micros < 8 {
         return micros as usize;
     }
@@ -120,10 +126,18 @@ pub(super) fn percentile(sums: &Sums, share: f64) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn heard(recent: &Recent, took: Duration, epoch: u32) {
+        recent.heard(Seat::SHARED, nanos(took), epoch);
+    }
+
+    fn nanos(took: Duration) -> u64 {
+        u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     fn of(all: impl IntoIterator<Item = Duration>) -> Recent {
         let recent = Recent::new();
         for took in all {
-            recent.heard(took, 1);
+            heard(&recent, took, 1);
         }
         recent
     }
@@ -138,10 +152,10 @@ mod tests {
     fn a_bucket_ends_where_the_next_begins_and_is_an_eighth_wide() {
         for n in 0..BUCKETS - 1 {
             let end = end(n);
-            assert_eq!(bucket(end), n + 1, "{n}");
-            assert_eq!(bucket(end - Duration::from_micros(1)), n);
+            assert_eq!(bucket(nanos(end)), n + 1, "{n}");
+            assert_eq!(bucket(nanos(end) - 1), n);
         }
-        assert_eq!(bucket(Duration::MAX), BUCKETS - 1);
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
         assert!(end(BUCKETS - 2) > Duration::from_secs(60));
     }
 
@@ -165,7 +179,7 @@ mod tests {
         assert_eq!(percentile(&sums(&recent, 1), 0.95), None);
         assert!(percentile(&sums(&recent, 1), 0.5).is_some());
 
-        recent.heard(Duration::from_millis(1), 1);
+        heard(&recent, Duration::from_millis(1), 1);
         assert!(percentile(&sums(&recent, 1), 0.95).is_some());
         assert_eq!(percentile(&sums(&recent, 1), 1.0), None);
     }
@@ -176,9 +190,9 @@ mod tests {
         let count = |epoch| sums(&recent, epoch).iter().sum::<u32>();
 
         assert_eq!((count(1), count(2), count(3)), (1, 1, 0));
-        recent.heard(Duration::from_millis(1), 2);
+        heard(&recent, Duration::from_millis(1), 2);
         assert_eq!((count(2), count(3)), (2, 1));
-        recent.heard(Duration::from_millis(1), 9);
+        heard(&recent, Duration::from_millis(1), 9);
         assert_eq!(count(9), 1);
     }
 }

@@ -26,8 +26,8 @@ struct Mark {
     counted: [AtomicU32; 4],
 }
 
-/// The shortest tick, in milliseconds, and how many of them make one of the longer ticks.
-const TICK: u128 = 100;
+/// The shortest tick, in nanoseconds, and how many of them make one of the longer ticks.
+const TICK: u64 = 100_000_000;
 const COARSER: u32 = 10;
 /// A window of ten short ticks, and one of sixty long ones, and the tick that is under way.
 const FINE: usize = 11;
@@ -45,10 +45,15 @@ impl Last {
     pub(crate) const ALL: [Self; 3] = [Self::Second, Self::TenSeconds, Self::Minute];
 }
 
-/// The tick in which something happens so long after the beginning.
-pub(crate) fn tick(age: Duration) -> u32 {
+/// The tick in which something happens so many nanoseconds after the beginning.
+#[inline]
+pub(crate) fn tick(age: u64) -> u32 {
     // They last for thirteen years.
-    u32::try_from(age.as_millis() / TICK).unwrap_or(u32::MAX - 1)
+    u32::try_from(age / TICK).unwrap_or(u32::MAX - 1)
+}
+
+fn nanos(age: Duration) -> u64 {
+    u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Ring {
@@ -94,7 +99,7 @@ impl Ring {
         age: Duration,
         counted: Counted,
     ) -> (Counted, Duration) {
-        let now = tick(age);
+        let now = tick(nanos(age));
         let (marks, now, n, each) = match last {
             Last::Second => (&self.fine[..], now, 10, 1),
             Last::TenSeconds => (&self.coarse[..], now / COARSER, 10, COARSER),
@@ -106,8 +111,8 @@ impl Ring {
         let marks = marks.filter(|(tick, _)| (first..=now).contains(tick));
         let before = marks.min_by_key(|(tick, _)| *tick);
         let before = before.map_or(counted, |(_, before)| before);
-        let length = age.saturating_sub(Duration::from_millis(
-            u64::from(first) * u64::from(each) * TICK as u64,
+        let length = age.saturating_sub(Duration::from_nanos(
+            u64::from(first) * u64::from(each) * TICK,
         ));
         let mut within = counted;
         for (now, before) in within.iter_mut().zip(before) {
@@ -193,7 +198,7 @@ mod tests {
             };
             for (wait, kind) in steps {
                 now += wait;
-                ring.turn(tick(Duration::from_millis(now)), || counted);
+                ring.turn(tick(now * 1_000_000), || counted);
                 counted[kind] = counted[kind].wrapping_add(1);
                 events.push((now, kind));
                 agree(&events, counted, now)?;

@@ -2,11 +2,7 @@
 
 use std::{
     array,
-    cell::Cell,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -18,21 +14,20 @@ use super::{
     ends::{Buckets, ByCode, Ends, Sizes, Why, add, wrapped},
     recent::{self, BUCKETS, Recent},
     ring::{Counted, Last, Ring, tick},
+    seat::{PLACES, Seat},
 };
+use crate::moment::Moment;
 
 /// The calls of one method.
 #[derive(Debug)]
 pub(crate) struct Tally {
     path: Box<str>,
-    since: Instant,
+    since: Moment,
     ring: Ring,
-    parts: [OnceLock<Box<Part>>; PARTS],
+    parts: [OnceLock<Box<Part>>; PLACES],
 }
 
-/// Threads beyond that share.
-const PARTS: usize = 8;
-
-/// What some of the threads count. Of a size that no two of them lie side by side.
+/// What is counted at one [`Seat`]. Of a size that no two of them lie side by side.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Part {
@@ -52,7 +47,7 @@ impl Tally {
     pub(super) fn new(path: &str, since: Instant) -> Self {
         Self {
             path: path.into(),
-            since,
+            since: Moment::at(since),
             ring: Ring::new(),
             parts: array::from_fn(|_| OnceLock::new()),
         }
@@ -71,7 +66,7 @@ impl Tally {
         shares: [f64; N],
         now: Instant,
     ) -> [Option<Duration>; N] {
-        let epoch = recent::epoch(now.saturating_duration_since(self.since));
+        let epoch = recent::epoch(Moment::at(now).nanos_since(self.since));
         let mut sums = [0; BUCKETS];
         for part in self.parts() {
             part.recent.add_to(&mut sums, epoch);
@@ -79,12 +74,10 @@ impl Tally {
         shares.map(|share| recent::percentile(&sums, share))
     }
 
-    /// The part that this thread counts in.
+    /// The part that is counted at this seat.
     #[inline]
-    fn part(&self) -> &Part {
-        let nth = NTH.with(Cell::get);
-        let nth = if nth == usize::MAX { numbered() } else { nth };
-        self.parts[nth % PARTS].get_or_init(|| Box::new(Part::new()))
+    fn part(&self, seat: Seat) -> &Part {
+        self.parts[seat.place()].get_or_init(|| Box::new(Part::new()))
     }
 
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part> {
@@ -96,48 +89,52 @@ impl Tally {
 
     #[inline]
     pub(super) fn begins(&self) {
-        self.part().started.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat::here();
+        seat.add(&self.part(seat).started, 1);
     }
 
-    /// A call got the head of its answer.
+    /// A call got the head of its answer, after so many nanoseconds.
     #[inline]
-    pub(super) fn answered(&self, took: Duration, now: Instant) {
-        let epoch = recent::epoch(now.saturating_duration_since(self.since));
-        self.part().recent.heard(took, epoch);
+    pub(super) fn answered(&self, took: u64, now: Moment) {
+        let (seat, epoch) = (Seat::here(), recent::epoch(now.nanos_since(self.since)));
+        self.part(seat).recent.heard(seat, took, epoch);
     }
 
     /// A call ended, after it had been sent again so often.
     pub(super) fn ended(&self, past: &Past, again: [u16; 3]) {
-        let age = past.at.saturating_duration_since(self.since);
+        let seat = Seat::here();
+        let age = past.at.nanos_since(self.since);
         self.ring.turn(tick(age), || self.counted());
-        let part = self.part();
-        part.calls
-            .at(past.code)
-            .count(past.code, past.ending, past.took);
+        let part = self.part(seat);
+        let ends = part.calls.at(past.code);
+        ends.count(seat, past.code, past.ending, past.took);
         if again != [0; 3] {
-            part.sent_again(again);
+            part.sent_again(seat, again);
         }
     }
 
     #[inline]
     pub(crate) fn attempt_begins(&self, again: Option<Why>) {
-        let part = self.part();
-        part.attempts_started.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat::here();
+        let part = self.part(seat);
+        seat.add(&part.attempts_started, 1);
         if let Some(why) = again {
-            part.again[why as usize].fetch_add(1, Ordering::Relaxed);
+            seat.add(&part.again[why as usize], 1);
         }
     }
 
     pub(crate) fn attempt_ended(&self, past: &Past) {
-        let part = self.part();
-        part.attempts
-            .at(past.code)
-            .count(past.code, past.ending, past.took);
-        part.sizes.at(past.code).count(past.sent, past.received);
+        let seat = Seat::here();
+        let part = self.part(seat);
+        let ends = part.attempts.at(past.code);
+        ends.count(seat, past.code, past.ending, past.took);
+        let sizes = part.sizes.at(past.code);
+        sizes.count(seat, past.sent, past.received);
     }
 
     pub(crate) fn attempt_unseen(&self, how: Unseen) {
-        self.part().unseen[how as usize].fetch_add(1, Ordering::Relaxed);
+        let seat = Seat::here();
+        seat.add(&self.part(seat).unseen[how as usize], 1);
     }
 
     /// How many calls ended in each way.
@@ -154,7 +151,7 @@ impl Tally {
     }
 
     pub(super) fn within(&self, last: Last, now: Instant) -> (Counted, Duration) {
-        let age = now.saturating_duration_since(self.since);
+        let age = Moment::at(now).since(self.since);
         self.ring.within(last, age, self.counted())
     }
 }
@@ -175,25 +172,12 @@ impl Part {
     }
 
     #[cold]
-    fn sent_again(&self, again: [u16; 3]) {
+    fn sent_again(&self, seat: Seat, again: [u16; 3]) {
         let bounds = [&TRANSPARENT[..], &RETRIES, &RETRIES];
         for ((often, n), bounds) in self.often.iter().zip(again).zip(bounds) {
             if n > 0 {
-                often.hear(bounds, n.into());
+                often.hear(seat, bounds, n.into());
             }
         }
     }
-}
-
-thread_local! {
-    /// Which of the threads that ever counted this one is.
-    static NTH: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-#[cold]
-fn numbered() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let nth = NEXT.fetch_add(1, Ordering::Relaxed) % PARTS;
-    NTH.set(nth);
-    nth
 }

@@ -38,6 +38,7 @@ use crate::{
     InstanceId,
     deadline::{TIMEOUT, write},
     endpoint::InFlight,
+    moment::Moment,
     stats::{self, Counted},
 };
 
@@ -129,7 +130,7 @@ impl Attempt {
     }
 
     /// The head of its answer has come.
-    pub(in crate::channel) fn answered(&self, now: Instant) {
+    pub(in crate::channel) fn answered(&self, now: Moment) {
         self.course.count(|counted| counted.answered(now));
     }
 }
