@@ -10,11 +10,12 @@ mod net;
 
 use std::{collections::HashSet, time::Duration};
 
+use echo::{EchoRequest, EchoResponse};
 use futures_util::{StreamExt, stream};
 use ledger::{Ledger, Server, ask, hello};
 use net::{ByHand, Net};
 use tokio::{net::TcpListener, time::sleep};
-use tonic::Code;
+use tonic::{Code, Request, client::Grpc, codegen::http::uri::PathAndQuery};
 use tonic_fleet::{
     Builder, Channel, Instance,
     balance::RoundRobin,
@@ -22,6 +23,7 @@ use tonic_fleet::{
     resolve::{Fixed, Publisher},
     stats::{Stats, Value},
 };
+use tonic_prost::ProstCodec;
 
 const UNARY: &str = "/grpc.examples.echo.Echo/UnaryEcho";
 
@@ -262,6 +264,27 @@ async fn calls_that_find_nobody_are_calls_and_no_attempts() {
     assert_eq!(stats.attempts.started, 0);
     let took = stats.calls.ended.took().sum();
     assert!((took - 7.0).abs() < 0.01, "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_answer_that_is_read_late_took_as_long_as_it_took_to_come() {
+    let scene = Scene::of(1, |builder| builder).await;
+    let request = Request::new(EchoRequest {
+        message: "hello".into(),
+    });
+    let codec = ProstCodec::<EchoRequest, EchoResponse>::default();
+    let mut client = Grpc::new(scene.channel.clone());
+
+    let path = PathAndQuery::from_static(UNARY);
+    let answer = client.server_streaming(request, path, codec).await;
+    sleep(Duration::from_secs(10)).await;
+    let mut messages = answer.unwrap().into_inner();
+    assert!(messages.message().await.unwrap().is_some());
+    assert!(messages.message().await.unwrap().is_none());
+
+    let ended = scene.channel.stats().calls.ended;
+    assert_eq!(ended.succeeded, 1);
+    assert!(ended.took().sum() < 5.0, "{}", ended.took().sum());
 }
 
 #[tokio::test(start_paused = true)]

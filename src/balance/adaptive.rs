@@ -5,8 +5,6 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use tokio::time::Instant;
-
 use super::{Call, Pick, Policy, alias::Alias, dice};
 use crate::{
     Endpoint, Endpoints,
@@ -139,13 +137,13 @@ impl Policy for Adaptive {
 }
 
 impl Pick for OfFive {
-    fn pick(&self, _: &Call<'_>) -> usize {
+    fn pick(&self, call: &Call<'_>) -> usize {
         if self.all.len() == 1 {
             return 0;
         }
         let [bits, rolls @ ..]: [u64; 4] = dice::rolls();
         let drawn = self.draw(rolls);
-        let now = Tick::at(Instant::now());
+        let now = Tick::of(call.at());
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
         let mut looks = [Look::default(); CHOICES + 1];
         let mut busy = 0.0;

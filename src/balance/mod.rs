@@ -128,7 +128,7 @@ pub use dice::seed;
 
 pub(crate) use dice::below;
 
-use crate::{Endpoint, Endpoints, Error, InstanceId};
+use crate::{Endpoint, Endpoints, Error, InstanceId, moment::Moment};
 
 /// How calls are shared out among the ready endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
@@ -154,6 +154,8 @@ pub struct Call<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) tried: &'a [InstanceId],
     pub(crate) key: Option<&'a [u8]>,
+    /// When it is made, if that is known: to read the clock costs more than most picks.
+    pub(crate) at: Option<Moment>,
 }
 
 impl<'a> Call<'a> {
@@ -164,6 +166,7 @@ impl<'a> Call<'a> {
             headers,
             tried: &[],
             key: None,
+            at: None,
         }
     }
 
@@ -171,6 +174,12 @@ impl<'a> Call<'a> {
     pub fn with_key(self, key: &'a [u8]) -> Self {
         let key = Some(key);
         Self { key, ..self }
+    }
+
+    /// When it is made.
+    #[inline]
+    pub(crate) fn at(&self) -> Moment {
+        self.at.unwrap_or_else(Moment::now)
     }
 
     /// The method: `/package.Service/Method`.

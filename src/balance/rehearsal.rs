@@ -118,7 +118,7 @@ impl Rehearsal {
             false => self.ready.iter_from(start).find(is_open).unwrap_or(picked),
         };
         Some(Rehearsed {
-            in_flight: endpoint.begin_within(usize::MAX)?,
+            in_flight: endpoint.begin_within(usize::MAX, Moment::now())?,
             endpoint: endpoint.clone(),
         })
     }

@@ -16,6 +16,7 @@ use crate::{
     Error,
     endpoint::InFlight,
     health::EndedBy,
+    moment::Moment,
     stats::{Counted, Meter},
     transport::Incoming,
 };
@@ -31,6 +32,8 @@ pub(super) struct Watched {
     meter: Meter,
     /// Whether any of the response has come.
     begun: bool,
+    /// Whether the body came later than its head, or may have: its reader has waited, or it is a long one.
+    drawn_out: bool,
     /// How many frames came without a wait, and so without a look at the deadline.
     unwatched: u8,
     /// Made when the body first keeps the caller waiting: most bodies are there by then.
@@ -54,6 +57,7 @@ impl Watched {
             counted,
             meter: Meter::default(),
             begun: false,
+            drawn_out: false,
             unwatched: 0,
             sleep: None,
         }
@@ -71,18 +75,25 @@ impl Watched {
     fn ended(&mut self, how: impl FnOnce(&mut InFlight)) {
         if let Some(mut call) = self.call.take() {
             how(&mut call);
-            self.close(&mut call);
+            let at = self.came_with_head(&call);
+            self.close(at, &mut call);
         }
         self.admitted = None;
     }
 
+    /// When the head came, if all of the body came with it: one message, as a rule, and the trailers. To read the
+    /// clock costs as much as all the counters.
+    fn came_with_head(&self, attempt: &InFlight) -> Option<Moment> {
+        attempt.answered_at().filter(|_| !self.drawn_out)
+    }
+
     /// Counts what has come of it.
-    fn close(&mut self, attempt: &mut InFlight) {
+    fn close(&mut self, at: Option<Moment>, attempt: &mut InFlight) {
         // The request may have gone on after the response had begun.
         if let Some(sent) = self.incoming.sent() {
             attempt.sent().is(sent);
         }
-        attempt.close(self.meter.bytes(), self.counted.take());
+        attempt.close(at, self.meter.bytes(), self.counted.take());
     }
 
     /// The time is over. A stream that has brought something may well have been meant to last.
@@ -131,7 +142,7 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if let Some(mut call) = self.call.take() {
-            self.close(&mut call);
+            self.close(None, &mut call);
         }
     }
 }
@@ -151,6 +162,7 @@ impl Body for Watched {
         let frame = Pin::new(&mut this.incoming).poll_frame(cx);
         // A server that sends without a pause is not to go on for ever, nor is the clock to be read each time.
         this.unwatched = this.unwatched.wrapping_add(1);
+        this.drawn_out |= frame.is_pending() || this.unwatched > WITH_HEAD;
         if (frame.is_pending() || this.unwatched.is_multiple_of(LOOK))
             && let Poll::Ready(status) = this.poll_deadline(cx)
         {
@@ -192,6 +204,9 @@ impl Body for Watched {
         self.incoming.size_hint()
     }
 }
+
+/// A message, and the trailers.
+const WITH_HEAD: u8 = 2;
 
 /// One in so many frames that come without a wait is checked against the deadline.
 const LOOK: u8 = 32;

@@ -17,7 +17,7 @@ use methods::Calls;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Channel, Shared, View, checking::Checking, driver::Driver, repeat::Repeats};
+use super::{Channel, Owned, Shared, View, checking::Checking, driver::Driver, repeat::Repeats};
 #[cfg(feature = "tonic-channel")]
 use crate::transport::Lender;
 use crate::{
@@ -407,8 +407,10 @@ impl Builder {
         let updates = resolve.resolve(&self.service);
         runtime.spawn(driver.run(updates));
         Ok(Channel {
-            shared,
-            _owner: Arc::new(stop.drop_guard()),
+            shared: Arc::new(Owned {
+                shared,
+                _owner: stop.drop_guard(),
+            }),
         })
     }
 

@@ -1,7 +1,9 @@
 //! One call, from pick to response.
 
 mod again;
+mod begun;
 mod directed;
+mod heard;
 
 use std::{
     future,
@@ -12,25 +14,25 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status, body::Body};
 
 use again::Among;
+use begun::Begun;
 
 use super::{
     Answer, Calling, Channel, ServedBy, Shared, View,
     admitted::Admitted,
-    again::{Attempt, RanOut},
+    again::Attempt,
     body,
-    limit::{deadline, limit},
-    place::{Chosen, Queues, take},
+    limit::limit,
+    place::{Chosen, Queues, take, take_at},
     repeat::repeat,
 };
 use crate::{
     Direct, Endpoint, Endpoints, Error, ErrorKind, InstanceId,
     balance::{self, Call},
     deadline::{TIMEOUT, write},
-    health::EndedBy,
     method::Method,
     moment::Moment,
     stats::{self, Counted},
-    transport::{Connection, Failure, Outgoing},
+    transport::{Connection, Outgoing},
 };
 
 /// Sends a request to this endpoint, if it is connected.
@@ -41,9 +43,14 @@ pub(super) async fn call_one(
 ) -> Result<http::Response<Answer>, Status> {
     let again = request.extensions_mut().remove();
     let method = channel.shared.wanted.of(request.uri().path());
-    let mut call = Attempts::new(channel, method, again, request)?;
-    let answer = call.of_one(endpoint).await;
-    call.tell(answer)
+    let mut call = Attempts::begin(channel, method, again, request)?;
+    match call.room_at(&endpoint).await {
+        Ok(chosen) => {
+            let nowhere_else = move || Some(away(&endpoint));
+            call.run(|_| Some(chosen), nowhere_else).await
+        }
+        Err(status) => Err(call.fails(status)),
+    }
 }
 
 /// Sends a request to a ready endpoint; to another if it did not leave, or was refused unseen.
@@ -59,11 +66,8 @@ pub(super) fn call(channel: Channel, mut request: http::Request<Body>) -> Callin
         let time = limit(&channel.shared, method.as_deref());
         return Box::pin(repeat(channel, wanted.clone(), time, request));
     }
-    match Attempts::new(channel, method, again, request) {
-        Ok(mut call) => Box::pin(async move {
-            let answer = call.run().await;
-            call.tell(answer)
-        }),
+    match Attempts::begin(channel, method, again, request) {
+        Ok(call) => Box::pin(call.run(Attempts::choose_now, || None)),
         Err(status) => Box::pin(future::ready(Err(status))),
     }
 }
@@ -95,31 +99,23 @@ struct Attempts {
 }
 
 impl Attempts {
-    fn new(
+    /// A call that is counted and let in.
+    #[inline]
+    fn begin(
         channel: Channel,
         method: Option<Arc<Method>>,
         again: Option<Attempt>,
         mut request: http::Request<Body>,
     ) -> Result<Self, Status> {
-        let shared = &channel.shared;
-        let is_counted = again.as_ref().is_some_and(Attempt::is_counted);
-        let mut counted =
-            (!is_counted).then(|| Counted::begin(shared.stats.method(request.uri().path())));
-        let admitted = match is_counted {
-            true => Ok(None),
-            false => Admitted::to(shared),
-        };
-        let time = limit(shared, method.as_deref());
-        let admitted =
-            admitted.and_then(|admitted| Ok((admitted, deadline(time, request.headers_mut())?)));
-        let (admitted, deadline) = admitted.inspect_err(|status| {
-            if let Some(counted) = &mut counted {
-                counted.fails(status.code(), None);
-            }
-        })?;
+        let begun = Begun::call(
+            &channel.shared,
+            method.as_deref(),
+            again.as_ref(),
+            &mut request,
+        )?;
         let keep = again.as_ref().map(Attempt::keep);
         let mut call = Self {
-            deadline,
+            deadline: begun.deadline,
             method,
             direct: request.extensions_mut().remove(),
             channel,
@@ -127,54 +123,85 @@ impl Attempts {
             tried: Vec::new(),
             refused: None,
             outgoing: Outgoing::new(request),
-            admitted,
-            counted,
+            admitted: begun.admitted,
+            counted: begun.counted,
             again: again.map(|attempt| Box::new(Among::new(attempt))),
         };
         if let Some(keep) = keep {
-            call.outgoing = call.outgoing.keep(keep);
+            call.outgoing.keep(keep);
             call.begin_anew();
         }
         Ok(call)
     }
 
-    /// An answer from one of those that are ready.
-    async fn run(&mut self) -> Result<http::Response<Answer>, Status> {
-        loop {
-            let chosen = match self.choose_now() {
-                Some(chosen) => chosen,
-                None => Box::pin(self.endpoint()).await.map_err(again::nobody)?,
-            };
-            if let Some(response) = self.attempt(chosen).await? {
-                return Ok(response);
+    /// An answer from the first that is chosen; or from another when it did not come to be processed there,
+    /// unless it ends with this then.
+    ///
+    /// All in one future, however long: what a future returns is moved by each that awaits it.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "what an async fn is given it keeps twice"
+    )]
+    #[inline]
+    fn run(
+        mut self,
+        first: impl FnOnce(&mut Self) -> Option<Chosen>,
+        unless: impl Fn() -> Option<Status>,
+    ) -> impl Future<Output = Result<http::Response<Answer>, Status>> {
+        async move {
+            let mut next = first(&mut self);
+            loop {
+                let chosen = match next {
+                    Some(chosen) => chosen,
+                    None => match Box::pin(self.endpoint()).await {
+                        Ok(chosen) => chosen,
+                        Err(status) => return Err(self.fails(again::nobody(status))),
+                    },
+                };
+                let Chosen {
+                    slot,
+                    mut in_flight,
+                } = chosen;
+                self.leaves(slot.peer(), &mut in_flight);
+                let served = ServedBy::by(slot.peer());
+                let until = self.until_when();
+                let call = slot.call(&mut self.outgoing, in_flight.sent());
+                let sent = match until {
+                    Some(until) => timeout_at(until, call).await,
+                    None => Ok(call.await),
+                };
+                match self.heard(sent, in_flight, served) {
+                    Ok(response) => return Ok(response),
+                    Err(failed) => {
+                        if let Some(status) = failed.or_else(&unless) {
+                            return Err(self.fails(status));
+                        }
+                    }
+                }
+                next = self.choose_now();
             }
         }
     }
 
-    /// An answer from this one, or from nobody.
-    async fn of_one(&mut self, endpoint: Endpoint) -> Result<http::Response<Answer>, Status> {
-        let id = endpoint.id().clone();
-        let away = || Status::unavailable(format!("endpoint {id} is not connected"));
-        let connection = connected(&endpoint).next().ok_or_else(away)?;
-        let late = || ServedBy::by(connection.peer());
-        let room = room_of(&self.channel.shared, &endpoint);
+    /// A place at this one, within the call's time.
+    async fn room_at(&mut self, endpoint: &Endpoint) -> Result<Chosen, Status> {
+        let connection = connected(endpoint).next().ok_or_else(|| away(endpoint))?;
+        let room = room_of(&self.channel.shared, endpoint);
         let chosen = match self.deadline {
             Some(deadline) => timeout_at(deadline, room).await,
             None => Ok(room.await),
         };
-        let chosen = chosen.map_err(|_| body::late(&late()))?;
-        let chosen = chosen.ok_or_else(away)?;
-        self.attempt(chosen).await?.ok_or_else(away)
+        let late = |_| body::late(&ServedBy::by(connection.peer()));
+        chosen.map_err(late)?.ok_or_else(|| away(endpoint))
     }
 
     /// Counts the call if that is all that comes of it; answers are watched for their end.
-    fn tell<T>(&mut self, answer: Result<T, Status>) -> Result<T, Status> {
-        if let Err(status) = &answer
-            && let Some(counted) = &mut self.counted
-        {
+    #[cold]
+    fn fails(&mut self, status: Status) -> Status {
+        if let Some(counted) = &mut self.counted {
             counted.fails(status.code(), self.deadline);
         }
-        answer
+        status
     }
 
     /// It did not come to be processed, and may be sent again.
@@ -293,14 +320,17 @@ impl Attempts {
             return Some(chosen);
         }
         let ready = &view.ready;
-        let mut endpoint = self.picked(view)?;
+        let now = Moment::now();
+        let mut endpoint = self.picked(view, now)?;
         if self.been() > 0 {
             endpoint = self.picked_elsewhere(view, endpoint);
         }
         let limit = self.channel.shared.breaker;
         if endpoint.conduct().is_open()
             && !self.tried.contains(endpoint.id())
-            && let Some(chosen) = endpoint.links().with_first(|c| take(endpoint, c, limit))
+            && let Some(chosen) = endpoint
+                .links()
+                .with_first(|c| take_at(now, endpoint, c, limit))
         {
             return Some(chosen);
         }
@@ -309,12 +339,13 @@ impl Attempts {
 
     /// The policy's choice.
     #[inline]
-    fn picked<'v>(&self, view: &'v View) -> Option<&'v Endpoint> {
+    fn picked<'v>(&self, view: &'v View, now: Moment) -> Option<&'v Endpoint> {
         let picked = view.pick.as_ref()?.pick(&Call {
             path: self.outgoing.path(),
             headers: self.outgoing.headers(),
             tried: &self.tried,
             key: self.direct.as_ref().and_then(Direct::key),
+            at: Some(now),
         });
         view.ready.get(picked).or_else(|| view.ready.get(0))
     }
@@ -409,108 +440,6 @@ impl Attempts {
         let each = endpoint.map(|endpoint| connected(endpoint).map(move |c| (endpoint, c)));
         each.into_iter().flatten()
     }
-
-    /// A response; or none, if it can be sent to another.
-    ///
-    /// What an `async fn` is given it keeps twice, so this is none.
-    fn attempt(
-        &mut self,
-        chosen: Chosen,
-    ) -> impl Future<Output = Result<Option<http::Response<Answer>>, Status>> {
-        let Chosen {
-            slot,
-            mut in_flight,
-        } = chosen;
-        self.leaves(slot.peer(), &mut in_flight);
-        async move {
-            let served = ServedBy::by(slot.peer());
-            let sent = match self.until_when() {
-                Some(until) => {
-                    let call = slot.call(&mut self.outgoing, in_flight.sent());
-                    timeout_at(until, call).await
-                }
-                None => Ok(slot.call(&mut self.outgoing, in_flight.sent()).await),
-            };
-            let failed = |mut status: Status| {
-                served.note_in(&mut status);
-                Err(status)
-            };
-            match sent {
-                Ok(Ok(response)) => {
-                    let (mut head, incoming) = response.into_parts();
-                    let code = body::code(&head.headers);
-                    if head.status == http::StatusCode::OK
-                        && code.is_none_or(|code| code == Code::Ok)
-                    {
-                        let now = Moment::now();
-                        in_flight.is_answered(now);
-                        match (&self.counted, &self.again) {
-                            (Some(counted), _) => counted.answered(now),
-                            (None, Some(again)) => again.attempt.answered(now),
-                            (None, None) => {}
-                        }
-                    }
-                    // A status in the head is the last word: callers look for no more in the body.
-                    if let Some(code) = code {
-                        in_flight.ended_with(code, &head.headers, self.deadline);
-                        if code != Code::Ok {
-                            served.note(&mut head.headers);
-                        }
-                    } else if head.status != http::StatusCode::OK {
-                        in_flight.ended_by(EndedBy::Status, body::code_of(head.status));
-                    }
-                    head.extensions = self.outgoing.take_extensions();
-                    head.extensions.insert(served.clone());
-                    let held = (self.admitted.take(), self.counted.take());
-                    let watched =
-                        body::Watched::new(incoming, in_flight, served, self.deadline, held);
-                    Ok(Some(http::Response::from_parts(head, Answer::new(watched))))
-                }
-                Ok(Err(Failure::NotSent(_))) => {
-                    in_flight.not_sent();
-                    self.again();
-                    self.tried.push(served.id().clone());
-                    Ok(None)
-                }
-                Ok(Err(Failure::Refused(error))) => {
-                    in_flight.is_refused();
-                    // Who says goodbye may well refuse what comes too late; who stays may not.
-                    if !body::is_goodbye(&error) {
-                        in_flight.ended_by(EndedBy::Refusal, Code::Unavailable);
-                    }
-                    if self.refused.is_some() || !self.outgoing.rewind() {
-                        return failed(unavailable(error));
-                    }
-                    self.again();
-                    self.refused = Some(served.id().clone());
-                    self.tried.push(served.id().clone());
-                    Ok(None)
-                }
-                Ok(Err(Failure::Broken(error))) => {
-                    in_flight.lost();
-                    failed(unavailable(error))
-                }
-                Ok(Err(Failure::Reset(status))) => {
-                    in_flight.reset_with(status.code(), self.deadline);
-                    failed(status)
-                }
-                Ok(Err(Failure::Body(status))) => {
-                    in_flight.failed_itself(status.code());
-                    failed(status)
-                }
-                Err(_) => {
-                    in_flight.ended_by(EndedBy::Deadline, Code::DeadlineExceeded);
-                    in_flight.is_given_up();
-                    let mut late = body::late(&served);
-                    let is_over = |deadline| Instant::now() >= deadline;
-                    if !self.deadline.is_some_and(is_over) {
-                        late.set_source(Arc::new(RanOut));
-                    }
-                    failed(late)
-                }
-            }
-        }
-    }
 }
 
 /// A call that waits, for the channel's task to see.
@@ -561,8 +490,8 @@ fn connected(endpoint: &Endpoint) -> impl Iterator<Item = Arc<Connection>> + use
     all.filter(|connection| connection.accepts())
 }
 
-fn unavailable(error: Error) -> Status {
-    caused(Code::Unavailable, error)
+fn away(endpoint: &Endpoint) -> Status {
+    Status::unavailable(format!("endpoint {} is not connected", endpoint.id()))
 }
 
 /// A status that has this error as its source, and in its message.
@@ -585,7 +514,7 @@ mod tests {
         let channel = channel.build().unwrap();
         let request = http::Request::builder().header(&TIMEOUT, "5S");
         let request = request.body(Body::empty()).unwrap();
-        let mut call = Attempts::new(channel, None, None, request).unwrap();
+        let mut call = Attempts::begin(channel, None, None, request).unwrap();
 
         tokio::time::advance(Duration::from_secs(2)).await;
         call.tell_time_left();

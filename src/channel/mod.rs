@@ -22,6 +22,7 @@ mod wanted;
 
 use std::{
     fmt, future,
+    ops::Deref,
     pin::Pin,
     sync::{Arc, atomic::AtomicUsize},
     task::{Context, Poll},
@@ -65,8 +66,21 @@ use {leaving::Each, repeat::Repeats, wanted::Wanted};
 /// ```
 #[derive(Clone)]
 pub struct Channel {
+    shared: Arc<Owned>,
+}
+
+/// What ends with the last clone of a channel: its one task, which has a share in the rest.
+struct Owned {
     shared: Arc<Shared>,
-    _owner: Arc<DropGuard>,
+    _owner: DropGuard,
+}
+
+impl Deref for Owned {
+    type Target = Arc<Shared>;
+
+    fn deref(&self) -> &Arc<Shared> {
+        &self.shared
+    }
 }
 
 /// What a channel, its calls and its one task have in common.

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use crate::{
     Endpoint,
     endpoint::InFlight,
+    moment::Moment,
     transport::{Connection, Slot},
 };
 
@@ -25,8 +26,19 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// A place there, if there is one now and it has fewer calls in flight than that.
 pub(super) fn take(endpoint: &Endpoint, connection: &Connection, limit: usize) -> Option<Chosen> {
+    take_at(Moment::now(), endpoint, connection, limit)
+}
+
+/// The same, where the time is known.
+#[inline]
+pub(super) fn take_at(
+    now: Moment,
+    endpoint: &Endpoint,
+    connection: &Connection,
+    limit: usize,
+) -> Option<Chosen> {
     let slot = connection.try_slot()?;
-    let in_flight = endpoint.begin_within(limit)?;
+    let in_flight = endpoint.begin_within(limit, now)?;
     Some(Chosen { slot, in_flight })
 }
 
@@ -80,7 +92,7 @@ async fn turn(
     }
     let slot = connection.slot().await;
     let chosen = slot.and_then(|slot| {
-        let in_flight = endpoint.begin_within(limit)?;
+        let in_flight = endpoint.begin_within(limit, Moment::now())?;
         Some(Chosen { slot, in_flight })
     });
     (connection, chosen)

@@ -23,6 +23,8 @@ pub(crate) struct InFlight {
     on_trial: bool,
     /// Nothing has been heard of it.
     waits: bool,
+    /// When the head of its answer came.
+    answered: Option<Moment>,
     /// For how many seconds nothing was heard of the endpoint when it began.
     silent: f32,
     counted: Counted,
@@ -45,8 +47,8 @@ enum End {
 }
 
 impl InFlight {
-    pub(super) fn begun(vitals: Arc<Vitals>, on_trial: bool) -> Self {
-        let began = Moment::now();
+    #[inline]
+    pub(super) fn begun(vitals: Arc<Vitals>, on_trial: bool, began: Moment) -> Self {
         let silent = vitals.form().begins(began);
         Self {
             vitals,
@@ -54,6 +56,7 @@ impl InFlight {
             judged: false,
             on_trial,
             waits: true,
+            answered: None,
             silent,
             counted: Counted::default(),
         }
@@ -97,10 +100,15 @@ impl InFlight {
         self.is_counted(End::Unseen(Unseen::Refused));
     }
 
-    /// It is over, after so many bytes of messages were received, and counts from now on; and with it its call,
-    /// if this ends that, too.
-    pub(crate) fn close(&mut self, received: u64, call: Option<Call>) {
-        let at = Moment::now();
+    /// When the head of its answer came, if it did.
+    pub(crate) fn answered_at(&self) -> Option<Moment> {
+        self.answered
+    }
+
+    /// It is over since then, or else since now, after so many bytes of messages were received, and counts from
+    /// now on; and with it its call, if this ends that, too.
+    pub(crate) fn close(&mut self, at: Option<Moment>, received: u64, call: Option<Call>) {
+        let at = at.unwrap_or_else(Moment::now);
         let counted = &mut self.counted;
         let end = counted.end.replace(End::Counted);
         let (code, ending) = match end {
@@ -221,6 +229,7 @@ impl InFlight {
 
     /// The server has answered, and may have more to say.
     pub(crate) fn is_answered(&mut self, now: Moment) {
+        self.answered = Some(now);
         let time = now.since(self.began);
         self.took(time);
         self.vitals.form().took(time, now);
@@ -288,7 +297,7 @@ impl Drop for InFlight {
             self.shows_nothing();
         }
         if !matches!(self.counted.end, Some(End::Counted)) {
-            self.close(0, None);
+            self.close(None, 0, None);
         }
         if self.waits {
             let form = self.vitals.form();

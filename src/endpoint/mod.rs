@@ -30,7 +30,8 @@ pub use vitals::State;
 pub(crate) use vitals::{Owner, Told, Vitals};
 
 use crate::{
-    Address, Error, Instance, InstanceId, health::Conduct, stage::Outside, transport::Connection,
+    Address, Error, Instance, InstanceId, health::Conduct, moment::Moment, stage::Outside,
+    transport::Connection,
 };
 
 /// An [`Instance`] and what is known about it by calling it.
@@ -176,9 +177,11 @@ impl Endpoint {
         self.vitals.conduct()
     }
 
-    /// Counts a call to it as in flight, until what this returns is dropped; unless there are so many already.
-    pub(crate) fn begin_within(&self, limit: usize) -> Option<InFlight> {
-        self.vitals.begin_within(limit)
+    /// Counts a call to it as in flight from now on, until what this returns is dropped; unless there are so many
+    /// already.
+    #[inline]
+    pub(crate) fn begin_within(&self, limit: usize, now: Moment) -> Option<InFlight> {
+        self.vitals.begin_within(limit, now)
     }
 
     /// The same for a call on which it is tried, if that is wanted now.
@@ -189,7 +192,8 @@ impl Endpoint {
     /// Counts a call to it as in flight, until what this returns is dropped.
     #[cfg(test)]
     pub(crate) fn begin(&self) -> InFlight {
-        self.begin_within(usize::MAX).expect("there is no limit")
+        self.begin_within(usize::MAX, Moment::now())
+            .expect("there is no limit")
     }
 }
 

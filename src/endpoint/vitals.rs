@@ -187,13 +187,14 @@ impl Vitals {
         self.conduct.treat(mode, limit);
     }
 
-    /// Counts a call, unless there are so many in flight already.
-    pub(crate) fn begin_within(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
+    /// Counts a call that begins now, unless there are so many in flight already.
+    #[inline]
+    pub(crate) fn begin_within(self: &Arc<Self>, limit: usize, now: Moment) -> Option<InFlight> {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
             self.ends();
             return None;
         }
-        Some(self.begun(false))
+        Some(self.begun(false, now))
     }
 
     /// Counts a call on which the endpoint is tried, if it is to be tried now.
@@ -202,13 +203,14 @@ impl Vitals {
             return None;
         }
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(self.begun(true))
+        Some(self.begun(true, Moment::now()))
     }
 
-    fn begun(self: &Arc<Self>, on_trial: bool) -> InFlight {
+    #[inline]
+    fn begun(self: &Arc<Self>, on_trial: bool, now: Moment) -> InFlight {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.latency.is_tried();
-        InFlight::begun(Arc::clone(self), on_trial)
+        InFlight::begun(Arc::clone(self), on_trial, now)
     }
 
     pub(super) fn ends(&self) {
@@ -377,8 +379,11 @@ mod tests {
     fn a_call_is_in_flight_until_its_guard_is_dropped() {
         let vitals = Arc::new(Vitals::new(Instant::now()));
 
-        let mut call = vitals.begin_within(1).unwrap();
-        assert!(vitals.begin_within(1).is_none(), "there is no room");
+        let mut call = vitals.begin_within(1, Moment::now()).unwrap();
+        assert!(
+            vitals.begin_within(1, Moment::now()).is_none(),
+            "there is no room"
+        );
         ends(&mut call, Code::Unavailable);
         ends(&mut call, Code::Unavailable);
 
@@ -400,12 +405,12 @@ mod tests {
         ];
 
         for code in codes {
-            ends(&mut vitals.begin_within(9).unwrap(), code);
+            ends(&mut vitals.begin_within(9, Moment::now()).unwrap(), code);
         }
-        drop(vitals.begin_within(9));
-        vitals.begin_within(9).unwrap().lost();
-        vitals.begin_within(9).unwrap().not_sent();
-        let _under_way = vitals.begin_within(9);
+        drop(vitals.begin_within(9, Moment::now()));
+        vitals.begin_within(9, Moment::now()).unwrap().lost();
+        vitals.begin_within(9, Moment::now()).unwrap().not_sent();
+        let _under_way = vitals.begin_within(9, Moment::now());
 
         let (succeeded, failed) = (2, 2);
         assert_eq!(vitals.counts(), Counts { succeeded, failed });
@@ -442,7 +447,7 @@ mod tests {
         let vitals = Arc::new(Vitals::owned(Instant::now(), Some(owner), 2));
 
         for code in [Code::Internal, Code::ResourceExhausted, Code::Unavailable] {
-            ends(&mut vitals.begin_within(9).unwrap(), code);
+            ends(&mut vitals.begin_within(9, Moment::now()).unwrap(), code);
         }
 
         assert!(!vitals.conduct().is_open());

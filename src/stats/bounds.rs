@@ -81,6 +81,16 @@ pub(super) fn bucket(bounds: &[u64], value: u64) -> usize {
     bounds.partition_point(|&bound| bound < value)
 }
 
+/// The same for a size: most messages are small.
+#[inline]
+pub(super) fn size_bucket(bytes: u64) -> usize {
+    match bytes {
+        0 => 0,
+        1..=1_024 => 1,
+        _ => bucket(&SIZES, bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -100,6 +110,9 @@ mod tests {
         assert_eq!(of(Duration::from_secs(101)), TIMES.len());
         assert_eq!(of(Duration::MAX), TIMES.len());
         assert_eq!(bucket(&SIZES, 1_025), 2);
+        for bytes in [0, 1, 1_024, 1_025, u64::MAX] {
+            assert_eq!(size_bucket(bytes), bucket(&SIZES, bytes), "{bytes}");
+        }
     }
 
     #[test]

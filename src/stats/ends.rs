@@ -11,7 +11,7 @@ use std::{
 use tonic::Code;
 
 use super::{
-    bounds::{SIZES, TIMES, bucket},
+    bounds::{SIZES, TIMES, bucket, size_bucket},
     ring::Counted,
     seat::Seat,
 };
@@ -144,7 +144,7 @@ impl ByCode<Ends> {
 impl Sizes {
     #[inline]
     pub(super) fn count(&self, seat: Seat, sent: u64, received: u64) {
-        self.sent.count(seat, bucket(&SIZES, sent), sent);
+        self.sent.count(seat, size_bucket(sent), sent);
         self.received
             .count(seat, bucket(&SIZES, received), received);
     }

@@ -15,7 +15,8 @@
 //! # What is counted
 //!
 //! A *call* is what a caller asks for, from when it is given to the channel to the last word of its response;
-//! an *attempt* is what is sent for it, to one endpoint. Most calls are one attempt. A call that is sent again,
+//! an *attempt* is what is sent for it, to one endpoint. A short answer is over when it came, however late it is
+//! read. Most calls are one attempt. A call that is sent again,
 //! or hedged, is one call and more attempts; one that finds nobody is a call and no attempt.
 //!
 //! Both end in one of four ways: *succeeded*, *failed*, *timed out*, *cancelled*. What is a failure is decided by

@@ -131,7 +131,8 @@ pub struct Ended {
 pub struct OfCode {
     /// The code. `Cancelled` and `DeadlineExceeded` where there was no status to bear one.
     pub code: Code,
-    /// How long they took, from their beginning to the end of the response, as it was read.
+    /// How long they took, from their beginning to the end of the response, as it was read; or as it came, if
+    /// that was one message.
     pub took: Histogram,
     /// Bytes of messages sent and received; of a method's attempts only.
     pub sizes: Option<[Histogram; 2]>,

@@ -1,9 +1,10 @@
 //! The methods that a channel's calls named: as many as are worth telling apart.
 
 use std::{
+    array,
     collections::{BTreeMap, HashMap},
     hash::{BuildHasher, Hasher},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use arc_swap::ArcSwap;
@@ -13,15 +14,21 @@ use super::tally::Tally;
 
 /// Finds a method by its path, without a lock and without an allocation, once it is known.
 ///
-/// A table that is replaced as a whole when a method is called for the first time. It is bounded, so that
-/// callers who pass on paths of others' making cannot fill the memory: what comes when it is full is counted
-/// together, as `other`.
+/// Most channels call a few methods: those that came first are looked through. The others are in a table that
+/// is replaced as a whole when a method is called for the first time. It is bounded, so that callers who pass
+/// on paths of others' making cannot fill the memory: what comes when it is full is counted together, as
+/// `other`.
 #[derive(Debug)]
 pub(crate) struct Tallies {
     since: Instant,
+    /// Filled in order.
+    first: [OnceLock<Arc<Tally>>; FIRST],
     known: ArcSwap<HashMap<Box<str>, Arc<Tally>, Seed>>,
     other: Arc<Tally>,
 }
+
+/// To look through so many takes no longer than to hash.
+const FIRST: usize = 6;
 
 /// How many methods are told apart.
 pub(super) const MOST: usize = 1_000;
@@ -34,6 +41,7 @@ impl Tallies {
         let since = Instant::now();
         Self {
             since,
+            first: array::from_fn(|_| OnceLock::new()),
             known: ArcSwap::from_pointee(HashMap::with_hasher(Seed(rand::random()))),
             other: Arc::new(Tally::new(OTHER, since)),
         }
@@ -46,6 +54,13 @@ impl Tallies {
     /// The method with this path: `/package.Service/Method`.
     #[inline]
     pub(crate) fn method(&self, path: &str) -> Arc<Tally> {
+        for first in &self.first {
+            match first.get() {
+                Some(tally) if tally.path() == path => return Arc::clone(tally),
+                Some(_) => {}
+                None => return self.learn(path),
+            }
+        }
         match self.known.load().get(path) {
             Some(known) => Arc::clone(known),
             None => self.learn(path),
@@ -55,8 +70,19 @@ impl Tallies {
     #[cold]
     fn learn(&self, path: &str) -> Arc<Tally> {
         let new = Arc::new(Tally::new(path, self.since));
+        // Whoever else is at it finds the same place, and one of them fills it.
+        let mut first = self.first.iter();
+        let first = first.find_map(|first| {
+            let there = first.get_or_init(|| Arc::clone(&new));
+            (there.path() == path).then(|| Arc::clone(there))
+        });
+        first.unwrap_or_else(|| self.learn_more(new))
+    }
+
+    fn learn_more(&self, new: Arc<Tally>) -> Arc<Tally> {
+        let path = new.path();
         self.known.rcu(|known| {
-            if known.len() >= MOST || known.contains_key(path) {
+            if known.len() >= MOST - FIRST || known.contains_key(path) {
                 return Arc::clone(known);
             }
             let mut more = HashMap::clone(known);
@@ -71,8 +97,10 @@ impl Tallies {
     /// All of them by their paths, and the rest if there is any.
     pub(super) fn all(&self) -> Vec<Arc<Tally>> {
         let known = self.known.load();
-        let sorted: BTreeMap<_, _> = known.iter().collect();
-        let rest = (known.len() >= MOST).then_some(&self.other);
+        let first = self.first.iter().filter_map(OnceLock::get);
+        let all = first.chain(known.values());
+        let sorted: BTreeMap<_, _> = all.map(|tally| (tally.path(), tally)).collect();
+        let rest = (known.len() >= MOST - FIRST).then_some(&self.other);
         sorted.into_values().chain(rest).cloned().collect()
     }
 }

@@ -59,9 +59,8 @@ impl Outgoing {
     }
 
     /// Sets how much of the body is kept. 64 KiB, unless set; 0 never sends a body twice.
-    pub(crate) fn keep(mut self, bytes: usize) -> Self {
+    pub(crate) fn keep(&mut self, bytes: usize) {
         self.source.kept.most = bytes;
-        self
     }
 
     /// The method called, as `/package.Service/Method`.
@@ -97,8 +96,8 @@ impl Outgoing {
 
     /// The head as it goes to a connection, and whether there is no body.
     pub(super) fn head(&mut self, origin: &Origin) -> (Request<()>, bool) {
-        let mut headers = mem::take(&mut self.head.headers);
-        let lent = Lent::of(&headers);
+        let headers = &mut self.head.headers;
+        let lent = Lent::of(headers);
         if !lent.te {
             headers.insert(TE, HeaderValue::from_static(TRAILERS));
         }
@@ -111,7 +110,8 @@ impl Outgoing {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.uri(origin);
         *request.version_mut() = Version::HTTP_2;
-        *request.headers_mut() = headers;
+        // The new one's are empty, and stay here.
+        mem::swap(request.headers_mut(), &mut self.head.headers);
         (request, self.source.is_empty())
     }
 
@@ -441,7 +441,8 @@ mod tests {
 
     #[test]
     fn a_body_longer_than_what_is_kept_cannot_be_sent_again() {
-        let mut call = outgoing(&[b"one", b"two"]).keep(5);
+        let mut call = outgoing(&[b"one", b"two"]);
+        call.keep(5);
         assert_eq!(next(&mut call).unwrap(), "one");
         assert!(call.rewind());
 

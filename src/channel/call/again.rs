@@ -14,6 +14,7 @@ use crate::{
         limit::tighter,
     },
     endpoint::InFlight,
+    moment::Moment,
     stats::Counted,
     transport::Peer,
 };
@@ -80,7 +81,7 @@ impl Attempts {
     #[cold]
     pub(super) fn picked_elsewhere<'v>(&self, view: &'v View, first: &'v Endpoint) -> &'v Endpoint {
         let is_new = |one: &&Endpoint| !self.tried.contains(one.id());
-        let more = (1..LOOKS).map_while(|_| self.picked(view));
+        let more = (1..LOOKS).map_while(|_| self.picked(view, Moment::now()));
         let mut all = std::iter::once(first).chain(more);
         all.find(is_new).unwrap_or(first)
     }

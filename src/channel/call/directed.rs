@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use tonic::Status;
 
 use super::{Attempts, Chosen, Instant, View, connected, take};
-use crate::{Direct, Endpoint, Endpoints, State, method::Method};
+use crate::{Direct, Endpoint, Endpoints, State, method::Method, moment::Moment};
 
 /// So often the policy is asked for one that fits, before all are looked through.
 const ASKS: usize = 8;
@@ -61,7 +61,7 @@ impl Attempts {
     fn picked_and_fitting(&self, direct: &Direct, view: &View) -> Option<Chosen> {
         let limit = self.channel.shared.breaker;
         (0..ASKS).find_map(|_| {
-            let endpoint = self.picked(view)?;
+            let endpoint = self.picked(view, Moment::now())?;
             let is_fitting = direct.prefers(endpoint)
                 && endpoint.conduct().is_open()
                 && !self.tried.contains(endpoint.id());

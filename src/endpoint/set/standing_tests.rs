@@ -8,6 +8,7 @@ use crate::{
     Instance, State,
     endpoint::set::tests::{Scene, instance, name},
     health::EndedBy,
+    moment::Moment,
     resolve::{Change, Update},
 };
 
@@ -21,7 +22,7 @@ impl Scene {
         };
         for _ in 0..calls {
             let trial = vitals.begin_trial();
-            if let Some(mut call) = trial.or_else(|| vitals.begin_within(9)) {
+            if let Some(mut call) = trial.or_else(|| vitals.begin_within(9, Moment::now())) {
                 call.ended_by(EndedBy::Status, code);
             }
         }
@@ -234,9 +235,9 @@ fn calls_to_one_that_has_left_say_nothing_about_the_next_of_its_name() {
     let left = Arc::clone(scene.set.vitals(&name('b')).unwrap());
     let fail = |calls| {
         for _ in 0..calls {
-            let mut call = left.begin_within(9).unwrap();
+            let mut call = left.begin_within(9, Moment::now()).unwrap();
             call.ended_by(EndedBy::Status, Code::Internal);
-            call = left.begin_within(9).unwrap();
+            call = left.begin_within(9, Moment::now()).unwrap();
             call.ended_by(EndedBy::Status, Code::ResourceExhausted);
         }
     };
