@@ -12,7 +12,7 @@ use crate::{
     health::{Alarm, EndedBy},
     moment::Moment,
     resolve::{Change, Update},
-    stage::Stages,
+    stage::{Stages, Subset},
 };
 
 /// What a policy would choose, call by call, in a channel whose servers are always connected.
@@ -57,6 +57,19 @@ pub struct Rehearsed {
 impl Rehearsal {
     /// Of this policy, with nobody to call yet.
     pub fn of(policy: impl Policy) -> Self {
+        Self::behind(policy, Stages::default())
+    }
+
+    /// The same where the policy is given no more than a [subset](Subset) of those that are put.
+    pub fn within(policy: impl Policy, subset: Subset) -> Self {
+        let stages = Stages {
+            subset: Some(subset),
+            ..Stages::default()
+        };
+        Self::behind(policy, stages)
+    }
+
+    fn behind(policy: impl Policy, stages: Stages) -> Self {
         let health = Health::default();
         let alarm = Arc::clone(&health.alarm);
         let limits = Limits {
@@ -67,7 +80,7 @@ impl Rehearsal {
             asked: false,
             connections: 1,
             health,
-            stages: Stages::default(),
+            stages,
         };
         Self {
             set: Set::seeded(limits, dice::roll()),
@@ -241,6 +254,20 @@ mod tests {
         }
 
         assert_eq!((ready[0], ready[30], ready[299]), (3, 2, 3), "{ready:?}");
+    }
+
+    #[test]
+    fn within_a_subset_nobody_else_is_called() {
+        let mut rehearsal = Rehearsal::within(RoundRobin::default(), Subset::of(2).seed(7));
+        for n in 1..=9 {
+            let instance = Instance::at(format!("10.0.0.{n}:1")).unwrap();
+            rehearsal.put(instance.id(format!("i{n}")).unwrap());
+        }
+
+        let calls = (0..100).filter_map(|_| Some(rehearsal.call()?.endpoint().id().clone()));
+        let called: std::collections::BTreeSet<_> = calls.collect();
+
+        assert_eq!((called.len(), rehearsal.ready().len()), (2, 2));
     }
 
     #[tokio::test(start_paused = true)]

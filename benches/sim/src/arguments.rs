@@ -13,6 +13,8 @@ pub struct Arguments {
     pub parts: Vec<Part>,
     /// Whether it is said at the end what holds of what we claim.
     pub claims: bool,
+    /// The first seed of clients with subsets, if these are looked at.
+    pub subsets: Option<u64>,
     pub json: Option<PathBuf>,
     pub pictures: Option<PathBuf>,
 }
@@ -52,7 +54,8 @@ const HELP: &str = "\
 Policies against each other in simulated fleets.
 
   scripts/sim [SCENARIO…]   these, or all; `herd` is 40 fleets of equals, from 2 servers to 100, and `ramp` is S18,
-                            nine loads from three quarters to much too much
+                            nine loads from three quarters to much too much; `subsets` is S17, how even they are and what a
+                            change of the fleet costs
   scripts/sim claims [SCENARIO…]
                             what the crate claims of `adaptive`, and of all its policies in `herd`: what holds and what
                             does not; ten seeds, three for `herd`; the better part of an hour on one core
@@ -75,6 +78,7 @@ many failures a client saw, `back` how many seconds a server that is well again 
 struct Words {
     scenarios: Vec<Scenario>,
     herds: bool,
+    subsets: bool,
     policies: Option<Vec<String>>,
     first: u64,
     count: Option<u64>,
@@ -87,6 +91,7 @@ impl Arguments {
         let mut said = Words {
             scenarios: Vec::new(),
             herds: false,
+            subsets: false,
             policies: None,
             first: FIRST_SEED,
             count: None,
@@ -112,6 +117,7 @@ impl Arguments {
                 "--svg" => pictures = Some(value()?.into()),
                 "claims" => said.claims = true,
                 "herd" => said.herds = true,
+                "subsets" => said.subsets = true,
                 "ramp" => said.scenarios.extend(scenario::ramp()),
                 name => said.scenarios.push(
                     Scenario::named(name)
@@ -124,6 +130,7 @@ impl Arguments {
         }
         Ok(Asked::Run(Box::new(Self {
             claims: said.claims,
+            subsets: said.subsets.then_some(said.first),
             parts: said.parts(),
             json,
             pictures,
@@ -133,7 +140,7 @@ impl Arguments {
 
 impl Words {
     fn parts(self) -> Vec<Part> {
-        let all = self.scenarios.is_empty() && !self.herds;
+        let all = self.scenarios.is_empty() && !self.herds && !self.subsets;
         let seeds = |usual| {
             let count = self.count.unwrap_or(usual);
             (self.first..self.first.saturating_add(count)).collect()

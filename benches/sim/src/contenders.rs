@@ -1,6 +1,9 @@
 //! Everybody who can be compared, by name.
 
-use tonic_fleet::balance;
+use tonic_fleet::{
+    balance::{self, Adaptive},
+    stage::Subset,
+};
 
 use crate::{
     balancer::Balancer,
@@ -31,8 +34,12 @@ const OURS: [&str; 9] = [
 ];
 
 /// The others, and what they are.
-const OTHERS: [(&str, &str); 12] = [
+const OTHERS: [(&str, &str); 13] = [
     ("oracle", "knows all"),
+    (
+        "adaptive_subset",
+        "ours, each client among ten servers of its own",
+    ),
     ("best_of_three", "a policy of one's own: examples/policy"),
     ("tower", "tower's P2C + PeakEWMA"),
     ("plain_random", "tonic's balance_channel: any"),
@@ -54,6 +61,8 @@ const OTHERS: [(&str, &str); 12] = [
     ("prequal", "a pool of probes, with the paper's constants"),
     ("prequal_rs", "a pool of probes, as prequal-rs has it"),
 ];
+
+const SUBSET: usize = 10;
 
 /// Streams of chance for those who choose.
 const OF_BALANCERS: u64 = 3 << 32;
@@ -94,6 +103,10 @@ fn make(name: &str, scenario: &Scenario, dice: Dice, clock: &Clock) -> Box<dyn B
         "go_zero" => Box::new(Frameworks::new(Framework::GoZero, n, dice)),
         "prequal" => Box::new(Prequal::new(PUBLISHED, n, dice)),
         "prequal_rs" => Box::new(Prequal::new(PREQUAL_RS, n, dice)),
+        "adaptive_subset" => {
+            let subset = Subset::of(SUBSET).seed(dice.clone().roll());
+            Box::new(Ours::within(n, clock, Adaptive::default(), subset))
+        }
         "best_of_three" => Box::new(Ours::new(n, clock, BestOfThree::default())),
         ours => {
             let policy = balance::named(ours).expect("names are looked at before");

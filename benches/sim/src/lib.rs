@@ -16,5 +16,6 @@ pub mod picture;
 pub mod rivals;
 pub mod scenario;
 pub mod server;
+pub mod subsets;
 pub mod table;
 pub mod world;

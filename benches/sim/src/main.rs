@@ -8,7 +8,7 @@ use sim::{
     claims::{self, Claim},
     clock,
     compare::{self, Compared},
-    picture, table,
+    picture, subsets, table,
 };
 
 fn main() -> ExitCode {
@@ -45,6 +45,13 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         }
         all.extend(compared);
     }
+    let subsets = match arguments.subsets {
+        Some(seed) => clock::paused(|| subsets::all(seed))?,
+        None => Vec::new(),
+    };
+    if !subsets.is_empty() {
+        print!("{}", subsets::table(&subsets));
+    }
     if arguments.claims {
         print!("{}", claims::table(&claimed));
     }
@@ -52,6 +59,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         let whole = Whole {
             compared: &all,
             claims: &claimed,
+            subsets: &subsets,
         };
         fs::write(path, serde_json::to_string_pretty(&whole)?)?;
         println!("figures: {}", path.display());
@@ -72,6 +80,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 struct Whole<'a> {
     compared: &'a [Compared],
     claims: &'a [Claim],
+    subsets: &'a [subsets::Spread],
 }
 
 fn compared(part: &Part) -> io::Result<Vec<Compared>> {

@@ -6,6 +6,7 @@ use tonic::Code;
 use tonic_fleet::{
     Instance,
     balance::{Policy, Rehearsal, Rehearsed},
+    stage::Subset,
 };
 
 use crate::{
@@ -25,8 +26,17 @@ pub struct Ours {
 impl Ours {
     /// Seeds are told before: [`tonic_fleet::balance::seed`].
     pub fn new(among: usize, clock: &Clock, policy: impl Policy) -> Self {
+        Self::over(among, clock, Rehearsal::of(policy))
+    }
+
+    /// The same, with a subset for this client.
+    pub fn within(among: usize, clock: &Clock, policy: impl Policy, subset: Subset) -> Self {
+        Self::over(among, clock, Rehearsal::within(policy, subset))
+    }
+
+    fn over(among: usize, clock: &Clock, rehearsal: Rehearsal) -> Self {
         let mut ours = Self {
-            rehearsal: Rehearsal::of(policy),
+            rehearsal,
             clock: clock.clone(),
             calls: Vec::new(),
             free: Vec::new(),
@@ -37,7 +47,8 @@ impl Ours {
 
     fn put(&mut self, servers: Range<usize>) {
         for server in servers {
-            let instance = Instance::at("10.0.0.1:1").and_then(|i| i.id(format!("s{server:05}")));
+            let address = format!("10.0.{}.{}:1", server / 250, server % 250 + 1);
+            let instance = Instance::at(address).and_then(|i| i.id(format!("s{server:05}")));
             self.rehearsal.put(instance.expect("these are good names"));
         }
     }
