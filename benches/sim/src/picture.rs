@@ -20,48 +20,48 @@ pub fn all(compared: &[Compared]) -> Vec<(String, String)> {
     pictures
 }
 
-/// The p99 of each policy against the base, by scenario, as a bar up from or down to 1.
+/// The p99 of each policy against the base: a line for each scenario, a dot for each policy.
 fn tails(compared: &[Compared]) -> String {
-    let height = 24.0;
-    let rows: usize = compared.iter().map(|one| one.rows.len() + 1).sum();
-    let mut svg = begin(60.0 + rows as f64 * height);
-    let middle = WIDTH / 2.0;
-    // From a thirtieth to thirty times.
-    let x = |ratio: f64| middle + ratio.clamp(1.0 / 30.0, 30.0).log10() * 230.0;
-    text(
-        &mut svg,
-        LEFT,
-        24.0,
-        "p99 against the first policy, logarithmic",
-    );
-    let mut y = 48.0;
-    for one in compared {
-        text(
-            &mut svg,
-            12.0,
-            y + 12.0,
-            &format!("{}: {}", one.scenario, one.asks),
+    let (height, top, names) = (26.0, 92.0, 250.0);
+    let bottom = top + compared.len() as f64 * height;
+    let mut svg = begin(bottom + 30.0);
+    let rows = compared.first().map_or(&[][..], |one| &one.rows);
+    let base = rows.first().map_or("the base", |row| row.policy.as_str());
+    let what = format!("p99 against that of {base}, less is better");
+    text(&mut svg, 12.0, 24.0, &what);
+    for (n, row) in rows.iter().enumerate() {
+        let at = 12.0 + n as f64 * 160.0;
+        dot(&mut svg, at + 6.0, 46.0, n);
+        text(&mut svg, at + 18.0, 50.0, &row.policy);
+    }
+    // From a twentieth to twenty times, logarithmic.
+    let (middle, step) = ((names + WIDTH - 20.0) / 2.0, (WIDTH - 20.0 - names) / 2.0);
+    let x = |ratio: f64| middle + ratio.clamp(0.05, 20.0).ln() / 20_f64.ln() * step;
+    for mark in [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0] {
+        let (at, colour) = (x(mark), if mark == 1.0 { "#868e96" } else { "#e9ecef" });
+        let _ = writeln!(
+            svg,
+            r#"<line x1="{at:.1}" y1="{top}" x2="{at:.1}" y2="{bottom}" stroke="{colour}"/>"#
         );
-        y += height;
+        text(&mut svg, at - 8.0, top - 10.0, &format!("{mark}"));
+    }
+    for (line, one) in compared.iter().enumerate() {
+        let y = top + (line as f64 + 0.5) * height;
+        let what = format!("{}: {}", one.scenario, one.asks);
+        text(&mut svg, 12.0, y + 4.0, &what);
         for (n, row) in one.rows.iter().enumerate() {
-            let (from, to) = (x(1.0).min(x(row.p99.mean)), x(1.0).max(x(row.p99.mean)));
-            let width = (to - from).max(1.0);
-            let colour = COLOURS[n % COLOURS.len()];
-            let _ = writeln!(
-                svg,
-                r#"<rect x="{from:.1}" y="{y:.1}" width="{width:.1}" height="14" fill="{colour}"/>"#
-            );
-            text(&mut svg, 24.0, y + 12.0, &row.policy);
-            text(
-                &mut svg,
-                WIDTH - 60.0,
-                y + 12.0,
-                &format!("{:.2}", row.p99.mean),
-            );
-            y += height;
+            dot(&mut svg, x(row.p99.mean), y, n);
         }
     }
     svg + "</svg>\n"
+}
+
+fn dot(svg: &mut String, x: f64, y: f64, nth: usize) {
+    let colour = COLOURS[nth % COLOURS.len()];
+    let _ = writeln!(
+        svg,
+        r#"<circle cx="{x:.1}" cy="{y:.1}" r="6" fill="{colour}" fill-opacity="0.85"/>"#
+    );
 }
 
 /// What the bad servers were given, twice a second.
