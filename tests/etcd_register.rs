@@ -9,16 +9,20 @@ mod etcd;
 #[path = "support/keys.rs"]
 mod keys;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use etcd::Etcd;
-use etcd_client::GetOptions;
-use keys::{Event, Events, KEY, a, greeter, lives, register, registry, standing, until};
+use etcd_client::{Client, GetOptions, KeyValue};
+use futures_util::future::try_join_all;
+use keys::{Event, Events, KEY, SOON, a, greeter, lives, register, registry, standing, until};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep, timeout},
 };
-use tonic_fleet::{ErrorKind, Instance, Register, register::State};
+use tonic_fleet::{ErrorKind, Instance, Register, register::State, stage::Seat};
 
 #[tokio::test]
 async fn a_registration_stands_on_a_lease_and_leaves_marked_with_nothing_left_behind() {
@@ -387,4 +391,124 @@ async fn a_process_that_was_replaced_while_it_stood_still_does_not_take_its_plac
     until(&registration, State::Conflict).await;
 
     assert_eq!(standing(&mut client).await.unwrap().0, successor);
+}
+
+/// Who has which number: by the number, the lease.
+async fn numbers(client: &mut Client, whose: &str) -> BTreeMap<u32, i64> {
+    let prefix = format!("/fleet/numbers/{whose}/greeter/-/");
+    let all = GetOptions::new().with_prefix();
+    let got = client.get(prefix.as_str(), Some(all)).await.unwrap();
+    let number = |kv: &KeyValue| {
+        let key = kv.key_str().unwrap();
+        key[prefix.len()..].parse().unwrap()
+    };
+    got.kvs()
+        .iter()
+        .map(|kv| (number(kv), kv.lease()))
+        .collect()
+}
+
+#[tokio::test]
+async fn no_two_seats_have_a_number_and_there_are_no_gaps_between_them() {
+    let etcd = Etcd::start().await;
+    let registry = registry(&etcd.url());
+
+    let greeter = greeter();
+    let seats = (0..8).map(|_| registry.seat(&greeter));
+    let seats = try_join_all(seats).await.unwrap();
+    let had: BTreeSet<u32> = seats.iter().map(Seat::number).collect();
+
+    assert_eq!(had.len(), 8);
+    let mut client = etcd.client().await;
+    assert!(numbers(&mut client, "clients").await.keys().eq(&had));
+    drop(seats);
+    timeout(SOON, async {
+        while !numbers(&mut client, "clients").await.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(registry.seat(&greeter).await.unwrap().number(), 0);
+}
+
+#[tokio::test]
+async fn the_number_of_one_who_died_is_free_when_its_lease_ends() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let dead = etcd
+        .put_leased("/fleet/numbers/clients/greeter/-/0", "", 60)
+        .await;
+    let registry = registry(&etcd.url());
+    let second = registry.seat(&greeter()).await.unwrap();
+    assert_eq!(second.number(), 1);
+
+    client.lease_revoke(dead).await.unwrap();
+
+    let third = registry.seat(&greeter()).await.unwrap();
+    assert_eq!((second.number(), third.number()), (1, 0));
+}
+
+#[tokio::test]
+async fn one_who_was_frozen_takes_another_number_when_somebody_has_its_own() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let mut seat = registry(&etcd.url()).seat(&greeter()).await.unwrap();
+    assert_eq!(seat.number(), 0);
+    let lease = numbers(&mut client, "clients").await[&0];
+
+    // While it slept its lease ended, and another took what it had.
+    etcd.put_leased("/fleet/numbers/clients/greeter/-/0", "", 60)
+        .await;
+    client.lease_revoke(lease).await.unwrap();
+    timeout(SOON, seat.changed()).await.unwrap();
+
+    assert_eq!(seat.number(), 1);
+    assert_eq!(numbers(&mut client, "clients").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_seat_that_loses_its_lease_takes_the_same_number_again() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let seat = registry(&etcd.url()).seat(&greeter()).await.unwrap();
+    let before = numbers(&mut client, "clients").await;
+
+    client.lease_revoke(before[&0]).await.unwrap();
+
+    let again = async {
+        loop {
+            let now = numbers(&mut client, "clients").await;
+            if now.contains_key(&0) {
+                return now;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let after = timeout(SOON, again).await.unwrap();
+    assert_ne!(after, before);
+    assert_eq!((seat.number(), after.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_registration_bears_its_number_and_gives_it_back() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let registry = registry(&format!("{}?ordinals=true", etcd.url()));
+    let first = registry.register(&greeter(), a()).await.unwrap();
+
+    let (stands, lease) = standing(&mut client).await.unwrap();
+    assert_eq!(stands, a().tag("ordinal", "0"));
+    assert_eq!(
+        numbers(&mut client, "servers").await,
+        BTreeMap::from([(0, lease)])
+    );
+    let other = Instance::at("10.0.0.2:1").unwrap().id("b").unwrap();
+    let second = registry.register(&greeter(), other).await.unwrap();
+    first.close().await.unwrap();
+
+    let left = numbers(&mut client, "servers").await;
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), [1]);
+    second.close().await.unwrap();
+    assert!(numbers(&mut client, "servers").await.is_empty());
 }

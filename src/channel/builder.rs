@@ -27,7 +27,7 @@ use crate::{
     endpoint::{Health, Limits},
     health::Checks,
     resolve::{self, Resolve},
-    stage::Stages,
+    stage::{Stages, Subset},
     stats::Tallies,
     transport::{Connect, Dialer, KeepAlive, Settings, Tcp, Tls, Windows},
 };
@@ -392,6 +392,8 @@ impl Builder {
         let dialer = Dialer::new(self.connect, self.tls, self.settings);
         #[cfg(feature = "tonic-channel")]
         let dialer = dialer.lending(self.lender);
+        let subset = self.limits.stages.subset.as_ref();
+        let seat = subset.and_then(Subset::seated).cloned();
         let driver = Driver {
             shared: Arc::clone(&shared),
             policy,
@@ -401,6 +403,7 @@ impl Builder {
             drain: self.drain,
             idle: self.idle,
             checking: Checking::new(self.checks),
+            seat,
             crowded,
             stop: stop.clone(),
         };

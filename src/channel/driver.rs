@@ -25,7 +25,7 @@ use crate::{
     balance::{LeastLoaded, Pick, Policy},
     endpoint::{Dial, Limits, Set, Step},
     resolve::{Update, Updates},
-    stage::Spread,
+    stage::{Seat, Spread},
     transport::{Connection, Dialer, Told},
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Driver {
     pub(super) configured: Configured,
     /// How long without a call until all connections are let go of.
     pub(super) idle: Option<Duration>,
+    /// Where the channel's number among all clients comes from, if it has one.
+    pub(super) seat: Option<Seat>,
     /// Endpoints whose connections have no room; each at most once until it was seen to.
     pub(super) crowded: mpsc::UnboundedReceiver<InstanceId>,
     pub(super) stop: CancellationToken,
@@ -137,6 +139,7 @@ impl Running {
                 Some(id) = self.driver.crowded.recv() => self.crowded(&id),
                 said = self.driver.configured.next() => self.configured(said.as_deref()),
                 () = alarm.rung() => self.alarmed(),
+                () = reseated(&mut self.driver.seat) => self.reseated(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tick(),
                 () = sleep_until(publish.unwrap_or_else(Instant::now)), if publish.is_some() => self.publish(),
                 () = sleep_until(rest.unwrap_or_else(Instant::now)), if rest.is_some() => self.rest(),
@@ -297,6 +300,11 @@ impl Running {
         {
             checking.begin(endpoint.instance_arc(), oldest, connection);
         }
+    }
+
+    fn reseated(&mut self) {
+        let steps = self.set.reseated(Instant::now());
+        self.take(steps);
     }
 
     /// Calls have seen something.
@@ -486,6 +494,14 @@ impl Running {
         for connection in self.links.values() {
             connection.drain(self.driver.drain);
         }
+    }
+}
+
+/// Returns when the number is another.
+async fn reseated(seat: &mut Option<Seat>) {
+    match seat {
+        Some(seat) => seat.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -29,12 +29,14 @@ pub(crate) mod kv;
 pub mod layout;
 mod line;
 mod mirror;
+mod number;
 mod options;
 mod pace;
 mod register;
 mod registry;
 mod resolve;
 mod roster;
+mod seat;
 #[cfg_attr(
     not(feature = "coord"),
     allow(dead_code, reason = "locks ask the rest")

@@ -10,6 +10,7 @@ use super::{
     guard::Guard,
     layout::{Layout, clash},
     mirror::{Mirror, Standing},
+    number::{Numbers, Whose},
     pace::Pace,
     registry::Registry,
     session::Pulse,
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     Error, ErrorKind, Instance, Result, ServiceName,
     register::{Keeper, Register, Registering, Wish, keep},
+    stage::ORDINAL,
 };
 
 impl Register for Registry {
@@ -28,11 +30,15 @@ impl Register for Registry {
         let keys = self.layouts().iter().map(|l| l.key(service, &instance));
         let keys = keys.collect::<Vec<_>>().join(", ");
         let kept = keep(service, instance, keys);
-        Box::pin(async {
+        let numbered = service.clone();
+        Box::pin(async move {
             let (registration, keeper) = kept?;
             checked?;
             let layouts = Arc::clone(self.layouts());
-            let task = Task::new(self.etcd().clone(), layouts, self.lease());
+            let mut task = Task::new(self.etcd().clone(), layouts, self.lease());
+            if self.gives_ordinals() {
+                task.numbers = Some(Numbers::of(self.etcd(), Whose::Servers, &numbered));
+            }
             tokio::spawn(task.run(keeper));
             registration.begun().await
         })
@@ -54,6 +60,8 @@ struct Task {
     held: BTreeMap<String, Held>,
     mirror: Mirror,
     guard: Guard,
+    /// Gives it a number among all of its service, if it is to have one.
+    numbers: Option<Numbers>,
 }
 
 /// A key as we wrote it.
@@ -104,6 +112,7 @@ impl Task {
             held: BTreeMap::new(),
             mirror: Mirror::default(),
             guard: Guard::default(),
+            numbers: None,
         }
     }
 
@@ -166,6 +175,9 @@ impl Task {
         if let Some(why) = self.tenure.is_lost() {
             return Stir::Pulse(Pulse::Lost(why));
         }
+        // What fails is tried again when that is due.
+        let numbers = self.numbers.as_ref().filter(|_| again.is_none());
+        let tidy = numbers.and_then(Numbers::due);
         loop {
             if self.is_disturbed() {
                 return Stir::Taken;
@@ -175,6 +187,7 @@ impl Task {
                 pulse = self.tenure.beat() => return Stir::Pulse(pulse),
                 () = self.mirror.changed() => {}
                 () = until(again) => return Stir::Time,
+                () = until(tidy) => return Stir::Time,
             }
         }
     }
@@ -229,8 +242,18 @@ impl Task {
         }
         let lease = self.lease_or_new().await?;
         self.claim.own(lease);
+        // Without a number it is found all the same.
+        let mut failed = match &mut self.numbers {
+            Some(numbers) => numbers.hold(lease).await.err(),
+            None => None,
+        };
+        if let Some(error) = failed.take_if(|error| error.kind() == ErrorKind::Lost) {
+            self.tenure.lose_for_good();
+            self.held.clear();
+            return Err(error);
+        }
+        let wanted = self.wanted(wish, &wish.instance);
         self.mirror.follow(&self.etcd, wanted.keys().cloned());
-        let mut failed = None;
         for (key, wanted) in &wanted {
             match self.write(wish, key, wanted, lease).await {
                 Ok(()) => {}
@@ -277,6 +300,10 @@ impl Task {
 
     /// What is to stand, by key. What a layout has no word for is not to stand there.
     fn wanted(&self, wish: &Wish, instance: &Instance) -> BTreeMap<String, Wanted> {
+        let lease = self.tenure.last_lease().unwrap_or_default();
+        let number = self.numbers.as_ref().and_then(|numbers| numbers.on(lease));
+        let numbered = number.map(|number| instance.clone().tag(ORDINAL, number.to_string()));
+        let instance = numbered.as_ref().unwrap_or(instance);
         let entry = |service: &ServiceName, layout: &Arc<dyn Layout>| {
             let key = layout.key(service, instance);
             let value = layout.encode(service, instance);

@@ -34,6 +34,8 @@ struct Inner {
     layouts: Arc<[Arc<dyn Layout>]>,
     grace: Duration,
     ttl: Duration,
+    /// Whether who registers is given a number.
+    ordinals: bool,
     /// By the layout, and the service.
     services: Mutex<HashMap<(usize, ServiceName), Weak<Service>>>,
     url: Option<RegistryUrl>,
@@ -46,7 +48,7 @@ impl Registry {
     /// The services in this cluster, as JSON under `/services/`.
     pub fn over(etcd: Etcd) -> Self {
         let json: Arc<dyn Layout> = Arc::new(layout::Json::default());
-        Self::new(etcd, [json].into(), [GRACE, TTL], None)
+        Self::new(etcd, [json].into(), [GRACE, TTL], false, None)
     }
 
     /// The registry that a URL names; the same one for the same URL, while it is in use.
@@ -71,7 +73,13 @@ impl Registry {
             return Ok(Self(inner));
         }
         let times = [url.ttl().unwrap_or(GRACE), url.ttl().unwrap_or(TTL)];
-        let registry = Self::new(etcd, layouts.into(), times, Some(url.clone()));
+        let registry = Self::new(
+            etcd,
+            layouts.into(),
+            times,
+            url.ordinals(),
+            Some(url.clone()),
+        );
         open.push(Arc::downgrade(&registry.0));
         Ok(registry)
     }
@@ -80,6 +88,7 @@ impl Registry {
         etcd: Etcd,
         layouts: Arc<[Arc<dyn Layout>]>,
         [grace, ttl]: [Duration; 2],
+        ordinals: bool,
         url: Option<RegistryUrl>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -87,6 +96,7 @@ impl Registry {
             layouts,
             grace,
             ttl,
+            ordinals,
             services: Mutex::default(),
             url,
         }))
@@ -97,7 +107,13 @@ impl Registry {
     pub fn layout(self, layout: impl Layout) -> Self {
         let one: Arc<dyn Layout> = Arc::new(layout);
         let times = [self.0.grace, self.0.ttl];
-        Self::new(self.0.etcd.clone(), [one].into(), times, None)
+        Self::new(
+            self.0.etcd.clone(),
+            [one].into(),
+            times,
+            self.0.ordinals,
+            None,
+        )
     }
 
     /// The same cluster, where instances stand in this layout as well.
@@ -114,7 +130,7 @@ impl Registry {
         let one: Arc<dyn Layout> = Arc::new(layout);
         let layouts = self.0.layouts.iter().cloned().chain([one]).collect();
         let times = [self.0.grace, self.0.ttl];
-        Self::new(self.0.etcd.clone(), layouts, times, None)
+        Self::new(self.0.etcd.clone(), layouts, times, self.0.ordinals, None)
     }
 
     /// Sets how long an instance that vanished unannounced is kept as a suspect before two lists may
@@ -124,7 +140,7 @@ impl Registry {
     pub fn grace(self, grace: Duration) -> Self {
         let layouts = Arc::clone(&self.0.layouts);
         let times = [countable(grace), self.0.ttl];
-        Self::new(self.0.etcd.clone(), layouts, times, None)
+        Self::new(self.0.etcd.clone(), layouts, times, self.0.ordinals, None)
     }
 
     /// Sets for how long an instance that is registered here outlives its server. Ten seconds, or the
@@ -133,7 +149,32 @@ impl Registry {
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         let layouts = Arc::clone(&self.0.layouts);
-        Self::new(self.0.etcd.clone(), layouts, [self.0.grace, ttl], None)
+        Self::new(
+            self.0.etcd.clone(),
+            layouts,
+            [self.0.grace, ttl],
+            self.0.ordinals,
+            None,
+        )
+    }
+
+    /// Gives each instance that is registered here a number among all of its service, as the tag `ordinal`: the
+    /// smallest that is free, under `/fleet/numbers/servers/`, on the lease of its registration. Not given, unless
+    /// set here or by `?ordinals=true` in the URL.
+    ///
+    /// No two registrations have a number at a time, and who leaves or dies gives its own back with its lease;
+    /// whoever then has one beyond the count of all moves down within some minutes. A layout without tags does not
+    /// carry it. While a number cannot be had the instance is registered without. See
+    /// [`Subset::seat`](crate::stage::Subset::seat), which is what it is for.
+    #[must_use]
+    pub fn ordinals(self) -> Self {
+        let layouts = Arc::clone(&self.0.layouts);
+        let times = [self.0.grace, self.0.ttl];
+        Self::new(self.0.etcd.clone(), layouts, times, true, None)
+    }
+
+    pub(super) fn gives_ordinals(&self) -> bool {
+        self.0.ordinals
     }
 
     /// The cluster.

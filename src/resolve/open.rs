@@ -23,11 +23,15 @@ pub fn open(target: &Target) -> Result<Arc<dyn Resolve>, Error> {
         },
         Scheme::Memory => Ok(Arc::new(Memory::named(""))),
         #[cfg(feature = "etcd")]
-        Scheme::Etcd => Ok(Arc::new(crate::etcd::Registry::open(target.registry())?)),
+        Scheme::Etcd => Ok(Arc::new(crate::etcd::Registry::open(
+            &target.registry().unstaged(),
+        )?)),
         #[cfg(feature = "dns")]
         Scheme::Dns => Ok(Arc::new(super::Dns::of(target)?)),
         #[cfg(feature = "consul")]
-        Scheme::Consul => Ok(Arc::new(crate::consul::Registry::open(target.registry())?)),
+        Scheme::Consul => Ok(Arc::new(crate::consul::Registry::open(
+            &target.registry().unstaged(),
+        )?)),
         #[cfg(not(all(feature = "etcd", feature = "dns", feature = "consul")))]
         scheme => Err(Error::config(format!(
             "open {target}: {scheme}:// needs the feature `{scheme}`; add it in Cargo.toml"

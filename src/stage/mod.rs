@@ -26,9 +26,12 @@
 //!   to all of these, whatever their zone. [Slow start](crate::Builder::slow_start) is for each endpoint alone:
 //!   one that is taken in under load comes to its weight like any newcomer, among those of its zone; how many
 //!   calls its zone gets does not wait for it.
+//! - A call that asks for a zone or a tag finds those inside alone, and waits for one of them.
 //! - A call that asks for [one instance](crate::Direct::to) which is left out fails at once, and says so.
 
 mod filter;
+mod rocksteadier;
+mod seat;
 mod selection;
 mod spread;
 mod subset;
@@ -37,8 +40,11 @@ mod zones;
 use std::fmt;
 
 pub use filter::Filter;
+pub use seat::Seat;
 pub(crate) use selection::{Fitness, Selection};
 pub(crate) use spread::Spread;
+#[cfg(feature = "etcd")]
+pub(crate) use subset::ORDINAL;
 pub use subset::Subset;
 pub use zones::Zones;
 

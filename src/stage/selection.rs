@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Filter, Outside, Spread, Stages, Subset, Zones,
+    Filter, Outside, Seat, Spread, Stages, Subset, Zones, rocksteadier,
     zones::{Capacities, Capacity},
 };
 use crate::{Instance, InstanceId};
@@ -43,10 +43,18 @@ struct Member {
     tier: usize,
     zone: Option<Arc<str>>,
     weight: u64,
-    rank: u64,
+    rank: Rank,
     fitness: Fitness,
     /// Where it was last said to be.
     told: Option<Option<Outside>>,
+}
+
+/// Where an instance stands among those of whom a subset is taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rank {
+    hash: u64,
+    /// Its number, if it has one and numbers count.
+    ordinal: Option<u32>,
 }
 
 /// Whether an instance counts when it is asked whether there are enough.
@@ -69,7 +77,11 @@ struct Fitting {
 /// Those among whom a subset is chosen.
 #[derive(Debug, Default)]
 struct Pool {
+    /// By their hashes: all, and those without a number.
     ranked: BTreeSet<(u64, InstanceId)>,
+    unnumbered: BTreeSet<(u64, InstanceId)>,
+    /// By their numbers; two have the same only for a moment.
+    numbered: BTreeMap<u32, BTreeSet<InstanceId>>,
     chosen: BTreeSet<InstanceId>,
     stirred: bool,
 }
@@ -108,7 +120,10 @@ impl Selection {
             tier: zones.as_ref().map_or(0, |zones| zones.tier(instance)),
             zone: zones.as_ref().and_then(|_| instance.zone.clone()),
             weight: u64::from(instance.weight),
-            rank: subset.as_ref().map_or(0, |subset| subset.rank(instance)),
+            rank: subset.as_ref().map_or_else(Rank::default, |subset| Rank {
+                hash: subset.rank(instance),
+                ordinal: subset.ordinal(instance),
+            }),
             fitness,
             told,
         };
@@ -144,6 +159,11 @@ impl Selection {
             self.weigh(&member, Some(before), Some(fitness));
         }
         self.members.insert(id.clone(), member);
+    }
+
+    /// The client has another number.
+    pub(crate) fn reseat(&mut self) {
+        self.pools.iter_mut().for_each(|pool| pool.stirred = true);
     }
 
     /// Whether [`settle`](Self::settle) has nothing to do.
@@ -295,8 +315,18 @@ impl Selection {
             member.is_some_and(|member| member.fitness == Fitness::Well)
         };
         let pool = &mut self.pools[tier];
-        let ranked = pool.ranked.iter().map(|(_, id)| id);
-        let chosen = first_of(ranked, subset.size(), is_well);
+        let number = subset.seated().map(Seat::number);
+        let chosen = match number.filter(|_| pool.is_numbered()) {
+            Some(number) => {
+                let numbered = rocksteadier::ranking(number, &pool.numbered).flatten();
+                let ranked = numbered.chain(pool.unnumbered.iter().map(|(_, id)| id));
+                first_of(ranked, subset.size(), is_well)
+            }
+            None => {
+                let ranked = pool.ranked.iter().map(|(_, id)| id);
+                first_of(ranked, subset.size(), is_well)
+            }
+        };
         let changed = pool.chosen.symmetric_difference(&chosen);
         self.touched.extend(changed.cloned());
         pool.chosen = chosen;
@@ -321,15 +351,34 @@ impl Capacity {
 }
 
 impl Pool {
-    fn put(&mut self, id: &InstanceId, rank: u64) {
-        self.ranked.insert((rank, id.clone()));
+    fn put(&mut self, id: &InstanceId, rank: Rank) {
+        self.ranked.insert((rank.hash, id.clone()));
+        match rank.ordinal {
+            Some(number) => self.numbered.entry(number).or_default().insert(id.clone()),
+            None => self.unnumbered.insert((rank.hash, id.clone())),
+        };
         self.stirred = true;
     }
 
-    fn remove(&mut self, id: &InstanceId, rank: u64) {
-        self.ranked.remove(&(rank, id.clone()));
+    fn remove(&mut self, id: &InstanceId, rank: Rank) {
+        let key = (rank.hash, id.clone());
+        self.ranked.remove(&key);
+        self.unnumbered.remove(&key);
+        if let Some(number) = rank.ordinal
+            && let Some(same) = self.numbered.get_mut(&number)
+        {
+            same.remove(id);
+            if same.is_empty() {
+                self.numbered.remove(&number);
+            }
+        }
         self.chosen.remove(id);
         self.stirred = true;
+    }
+
+    /// Whether nearly all have numbers: a few that have them must not get all the clients.
+    fn is_numbered(&self) -> bool {
+        self.unnumbered.len() * 10 <= self.ranked.len()
     }
 }
 

@@ -212,6 +212,50 @@ fn other_zones_are_inside_when_they_are_needed() {
     assert!(zoned.spread().is_none());
 }
 
+#[test]
+fn clients_with_seats_share_out_servers_with_numbers() {
+    let mut counts = BTreeMap::new();
+    for client in 0..40 {
+        let subset = Subset::of(10).seat(Seat::fixed(client));
+        let mut fleet = selection(None, Some(subset));
+        for nth in 0..40 {
+            let one = instance(&format!("i{nth:04}"));
+            fleet.put(&one.tag("ordinal", nth.to_string()), Fitness::Well);
+        }
+        fleet.settle();
+        for one in inside(&fleet) {
+            *counts.entry(one.to_owned()).or_insert(0) += 1;
+        }
+    }
+
+    assert_eq!(counts.len(), 40);
+    assert!(counts.values().all(|&count| count == 10), "{counts:?}");
+}
+
+#[test]
+fn a_few_servers_with_numbers_do_not_get_all_the_clients() {
+    let subset = Subset::of(4).seed(7).seat(Seat::fixed(0));
+    let mut mixed = selection(None, Some(subset));
+    let mut plain = selection(None, Some(Subset::of(4).seed(7)));
+    for nth in 0..20 {
+        let one = instance(&format!("i{nth:04}"));
+        plain.put(&one, Fitness::Well);
+        let numbered = nth >= 16;
+        mixed.put(
+            &if numbered {
+                one.tag("ordinal", nth.to_string())
+            } else {
+                one
+            },
+            Fitness::Well,
+        );
+    }
+    plain.settle();
+    mixed.settle();
+
+    assert_eq!(inside(&mixed), inside(&plain));
+}
+
 #[derive(Clone, Debug)]
 enum Deed {
     Put(u8, bool),

@@ -288,6 +288,23 @@ mod tests {
     }
 
     #[test]
+    fn stages_are_the_channels_and_not_the_registrys() {
+        let staged =
+            target("etcd://h1/greeter?ttl=5s&filter=version:2&else=any&zone=a,b&subset=20");
+
+        let registry = staged.registry();
+        assert_eq!(
+            (registry.filter(), registry.or_else()),
+            (Some("version:2"), Some("any"))
+        );
+        assert_eq!((registry.zones().len(), registry.subset()), (2, Some(20)));
+        assert_eq!(
+            registry.unstaged(),
+            *target("etcd://h1/greeter?ttl=5s").registry()
+        );
+    }
+
+    #[test]
     fn nobody_is_told_the_password() {
         let whole = "etcd://user:secret@h1:2379/greeter";
 

@@ -37,6 +37,7 @@ pub(crate) struct Query {
     pub(crate) or_else: Option<Arc<str>>,
     pub(crate) zone: Vec<Arc<str>>,
     pub(crate) subset: Option<usize>,
+    pub(crate) ordinals: Option<bool>,
 }
 
 /// Leases shorter than this are lost to a hiccup; longer ones keep the dead for days.
@@ -56,7 +57,9 @@ impl Scheme {
     /// The parameters that mean something to this kind of registry.
     fn parameters(self) -> &'static [&'static str] {
         match self {
-            Self::Etcd => &["layout", "prefix", "ttl", "tls", "ca", "cert", "key"],
+            Self::Etcd => &[
+                "layout", "prefix", "ttl", "ordinals", "tls", "ca", "cert", "key",
+            ],
             Self::Static => &["weights"],
             Self::File => &["service"],
             Self::Memory => &["ttl"],
@@ -112,6 +115,7 @@ impl Query {
             "service" => self.service = Some(ServiceName::new(value).map_err(|e| e.to_string())?),
             "srv" => self.srv = Some(truth(value)?),
             "server" => self.server = Some(server(value)?),
+            "ordinals" => self.ordinals = Some(truth(value)?),
             _ => return self.set_consul(name, value),
         }
         Ok(())
@@ -296,6 +300,10 @@ impl fmt::Display for Query {
             ("ca", path(&self.ca)),
             ("cert", path(&self.cert)),
             ("key", path(&self.key)),
+            (
+                "ordinals",
+                self.ordinals.map(|ordinals| ordinals.to_string()),
+            ),
             ("weights", (!weights.is_empty()).then(|| weights.join(","))),
             ("service", self.service.as_ref().map(ServiceName::to_string)),
             ("srv", self.srv.map(|srv| srv.to_string())),
@@ -405,7 +413,7 @@ mod tests {
                 "?dc=dc1&ns=a&near=_agent&tag=a,b&passing=true&wait=55s",
             ),
             (Scheme::Etcd, "?prefix="),
-            (Scheme::Etcd, "?ttl=2500ms"),
+            (Scheme::Etcd, "?ttl=2500ms&ordinals=true"),
             (
                 Scheme::Memory,
                 "?filter=version:2,tier:gold&else=any&subset=20",

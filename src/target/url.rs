@@ -254,6 +254,24 @@ impl RegistryUrl {
         self.query.subset
     }
 
+    /// The same without a word of whom a channel uses: channels that use others read of one service together.
+    #[cfg_attr(
+        not(any(feature = "etcd", feature = "consul")),
+        allow(dead_code, reason = "nobody else is read of together")
+    )]
+    pub(crate) fn unstaged(&self) -> Self {
+        let mut url = self.clone();
+        let query = &mut url.query;
+        (query.filter, query.or_else, query.subset) = (None, None, None);
+        query.zone.clear();
+        url
+    }
+
+    /// `?ordinals=true`: whether those who register in etcd are given numbers.
+    pub fn ordinals(&self) -> bool {
+        self.query.ordinals.unwrap_or(false)
+    }
+
     /// `?ttl=`: how long a registration outlives its server, at least 2 s.
     pub fn ttl(&self) -> Option<Duration> {
         self.query.ttl

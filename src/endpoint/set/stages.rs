@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{super::entry::Next, Set};
+use super::{super::entry::Next, Set, Step};
 use crate::{
     InstanceId,
     stage::{Outside, Selection, Spread},
@@ -54,6 +54,14 @@ impl Set {
     pub(super) fn stages_are_settled(&self) -> bool {
         let selection = self.selection.as_deref();
         selection.is_none_or(Selection::is_settled)
+    }
+
+    /// The client has another number among all clients.
+    pub(crate) fn reseated(&mut self, now: Instant) -> Vec<Step> {
+        if let Some(selection) = self.selects() {
+            selection.reseat();
+        }
+        self.settle(now)
     }
 
     /// How calls are shared out over zones, if more than one is needed and enough are well.
