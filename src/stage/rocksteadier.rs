@@ -23,9 +23,10 @@ pub(super) fn ranking<T>(client: u32, servers: &BTreeMap<u32, T>) -> impl Iterat
     let rounds = (0..LOT).flat_map(move |round| {
         let nth = ((place + round) % LOT) as usize;
         let lots = lots.clone().into_iter().zip(drawn.clone());
-        lots.map(move |(lot, drawn)| lot * LOT + drawn[nth])
+        lots.map(move |(lot, drawn)| (lot * LOT).checked_add(drawn[nth]))
     });
-    rounds.filter_map(|number| servers.get(&number))
+    // The last lot of all has no room for ten.
+    rounds.filter_map(|number| servers.get(&number?))
 }
 
 /// In which order the clients of one lot take the servers of another.

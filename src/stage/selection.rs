@@ -107,7 +107,7 @@ impl Selection {
             percents: Vec::new(),
             touched: BTreeSet::new(),
             refilter: false,
-            rezone: false,
+            rezone: stages.zones.is_some(),
         }
     }
 
@@ -202,7 +202,8 @@ impl Selection {
 
     /// How calls are shared out over zones, if more than one is needed.
     pub(crate) fn spread(&self) -> Option<Spread> {
-        let zones = self.zones.as_ref().filter(|_| self.needed > 1)?;
+        let shared = self.needed > 1 && !self.capacities.is_empty();
+        let zones = self.zones.as_ref().filter(|_| shared)?;
         Some(Spread {
             zones: Arc::clone(zones),
             percents: self.percents.clone(),

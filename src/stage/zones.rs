@@ -129,6 +129,11 @@ impl Zones {
     /// How many of a hundred calls go to each tier, and how many of the tiers, the first ones, are needed.
     pub(super) fn shares(&self, capacities: &Capacities) -> (Vec<u8>, usize) {
         let tiers = self.tiers();
+        if capacities.values().all(|capacity| capacity.all == 0) {
+            // There is nobody, or all drain: whoever is there is near enough.
+            let nothing = std::iter::repeat_n(0, tiers - 1);
+            return (std::iter::once(100).chain(nothing).collect(), tiers);
+        }
         let mut needed = 1;
         let mut shares = self.filled(capacities, needed);
         // A tier is needed when those before it are not enough even if it and all after it are well.
@@ -311,7 +316,8 @@ mod tests {
                 "the others are down",
             ),
             (&[("a", 10, 0), ("b", 10, 0)], [50, 50], "everybody is down"),
-            (&[], [50, 50], "there is nobody"),
+            (&[], [100, 0], "there is nobody"),
+            (&[("b", 0, 0)], [100, 0], "all drain"),
         ] {
             let (found, needed) = Zones::mine("a").shares(&capacities(zones));
             assert_eq!(found, shares, "{why}");
