@@ -575,3 +575,23 @@ async fn a_policy_of_ones_own_leaves_one_that_fails_alone() {
         }
     }
 }
+
+#[cfg(feature = "coord")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_finds_who_registers_and_leaves_nothing_behind() {
+    let etcd = Etcd::start().await;
+
+    let directory = run("directory", &etcd.url()).await;
+
+    assert_eq!(directory.code, Some(0), "{directory:?}");
+    for words in [
+        "service demo/printer",
+        "blue at 10.0.0.1:50051",
+        "green at 10.0.0.2:50051",
+        "blue is leaving",
+        "blue is gone",
+    ] {
+        assert!(directory.stdout.contains(words), "{words}: {directory:?}");
+    }
+    assert_eq!(keys(&etcd, "demo/printer").await, BTreeSet::new());
+}

@@ -84,22 +84,25 @@ impl Coordinator {
     /// live in the URL, unless set; never under two. With a shorter one, what a dead process held is free
     /// sooner, and a living one loses it to shorter outages.
     ///
-    /// What is held by this one and by the one it was made of is let go of by either's [`close`](Self::close) as far
-    /// as it is registrations and what is followed; locks belong to the one that took them.
+    /// This is another coordinator than the one it was made of: what was had of that one goes on as it was, and is
+    /// ended by its [`close`](Self::close) only. Who follows the same prefix shares a watch all the same.
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
-        let (etcd, retry) = (self.etcd().clone(), self.leases.asker.retry.clone());
-        Self {
-            leases: Leases::new(etcd, countable(ttl), retry),
-            ..self
-        }
+        let retry = self.leases.asker.retry.clone();
+        self.other(countable(ttl), retry)
     }
 
-    /// The same cluster, asked as often as this.
+    /// The same cluster, asked as often as this. Another coordinator, as with [`ttl`](Self::ttl).
     #[must_use]
     pub fn retry(self, retry: Retry) -> Self {
+        let ttl = self.leases.ttl();
+        self.other(ttl, retry)
+    }
+
+    fn other(self, ttl: Duration, retry: Retry) -> Self {
         Self {
-            leases: Leases::new(self.etcd().clone(), self.leases.ttl(), retry),
+            leases: Leases::new(self.etcd().clone(), ttl, retry),
+            kept: Arc::default(),
             ..self
         }
     }
@@ -143,6 +146,7 @@ impl Coordinator {
             Some(url) => Registry::open(url)?,
             None => Registry::over(self.etcd().clone()),
         };
+        let registry = registry.ttl(self.leases.ttl());
         let (leases, hubs) = (&self.leases, &self.hubs);
         Ok(Directory::new(
             registry, leases, hubs, &self.kept, &self.root,

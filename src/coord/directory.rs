@@ -15,13 +15,14 @@ use futures_util::{
     future::{join_all, ready},
     stream,
 };
+use tokio::{sync::OwnedMutexGuard, time::timeout};
 
 use super::{
     hub::{Change, Hubs},
-    leases::Leases,
+    leases::{Leases, PARTING, closed},
 };
 use crate::{
-    Error, Instance, InstanceId, Register, Registration, Result, ServiceName,
+    Error, ErrorKind, Instance, InstanceId, Register, Registration, Result, ServiceName,
     etcd::{
         Layout, Registry,
         kv::{Kv, Span},
@@ -49,6 +50,16 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # What it guarantees
+/// What is registered stays in the registry through outages, restarts and deletions by others, on the very same
+/// terms as a [`Registration`], until it is ended here. [`discover`](Self::discover) sees every registration that was
+/// acknowledged before, and [`watch`](Self::watch) tells who is there and then what happens, in order.
+///
+/// # And what not
+/// That somebody is in the registry is no proof that he lives, nor that he is gone from it that he is dead: a
+/// [`Channel`](crate::Channel) finds that out, and this does not. Of what etcd compacted before it was heard, the
+/// outcome is told. Records that cannot be read are passed over.
 #[derive(Clone)]
 pub struct Directory {
     registry: Registry,
@@ -58,9 +69,14 @@ pub struct Directory {
     root: Arc<str>,
 }
 
-/// The registrations that live until they are ended.
-#[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<HashMap<(ServiceName, InstanceId), Registration>>);
+/// The registrations that live until they are ended; none once it is closed.
+#[derive(Debug)]
+pub(super) struct Kept(Mutex<Option<HashMap<Name, Slot>>>);
+
+type Name = (ServiceName, InstanceId);
+
+/// Held by who changes it: others who want the same wait for their turn.
+type Slot = Arc<tokio::sync::Mutex<Option<Registration>>>;
 
 /// Something happened to an instance.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -68,7 +84,7 @@ pub(super) struct Kept(Mutex<HashMap<(ServiceName, InstanceId), Registration>>);
 pub struct Event {
     /// What happened.
     pub kind: EventKind,
-    /// To whose instance.
+    /// To whose instance, by the name that was watched.
     pub service: ServiceName,
     /// The instance as it is or, after a deletion, as it was last.
     pub instance: Instance,
@@ -91,12 +107,52 @@ pub enum EventKind {
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send>>);
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self(Mutex::new(Some(HashMap::new())))
+    }
+}
+
 impl Kept {
-    /// Withdraws all of them, at once.
+    /// Withdraws all of them, at once, and those that are under way when they are there.
     pub(super) async fn close(&self) -> Result<()> {
-        let all = std::mem::take(&mut *locked(&self.0));
-        let closed = join_all(all.into_values().map(Registration::close)).await;
-        closed.into_iter().collect()
+        let all = locked(&self.0).take().unwrap_or_default();
+        let close = |slot: Slot| async move {
+            let registration = slot.lock().await.take();
+            match registration {
+                Some(registration) => registration.close().await,
+                None => Ok(()),
+            }
+        };
+        let closed = timeout(PARTING, join_all(all.into_values().map(close))).await;
+        closed.map_or_else(
+            |late| {
+                Err(Error::new(ErrorKind::Timeout, "withdraw what was registered").because(late))
+            },
+            |closed| closed.into_iter().collect(),
+        )
+    }
+
+    fn is_closed(&self) -> bool {
+        locked(&self.0).is_none()
+    }
+
+    /// The place of a registration, in turn.
+    async fn slot(&self, name: &Name) -> Option<OwnedMutexGuard<Option<Registration>>> {
+        let slot = {
+            let mut all = locked(&self.0);
+            Arc::clone(all.as_mut()?.entry(name.clone()).or_default())
+        };
+        Some(slot.lock_owned().await)
+    }
+
+    /// Forgets places that nobody has and nobody waits for.
+    fn tidy(&self) {
+        if let Some(all) = &mut *locked(&self.0) {
+            all.retain(|_, slot| {
+                Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|slot| slot.is_some())
+            });
+        }
     }
 }
 
@@ -118,7 +174,8 @@ impl Directory {
     }
 
     /// Puts an instance into the registry, and keeps it there until it is [unregistered](Self::unregister) or
-    /// the coordinator is closed. One of the same id that was registered here becomes this one.
+    /// the coordinator is closed. One of the same id that was registered here becomes this one; of several at once
+    /// the last counts.
     ///
     /// # Errors
     /// `Conflict` when a living server has the id. When etcd cannot be asked, it is registered as soon as it
@@ -127,23 +184,25 @@ impl Directory {
         self.leases.check()?;
         let service = self.service(service.as_ref())?;
         let name = (service.clone(), instance.id.clone());
-        let known = locked(&self.kept.0).remove(&name);
-        let done = match known {
-            Some(known) => {
-                let lent = Lent::of(self, name, known);
-                lent.update(instance).await
-            }
+        let Some(mut slot) = self.kept.slot(&name).await else {
+            return Err(closed());
+        };
+        let done = match &*slot {
+            Some(known) => known.update(|_| instance).await,
             None => {
-                let registration = self.registry.register(&service, instance).await?;
-                locked(&self.kept.0).insert(name, registration);
-                Ok(())
+                let registered = self.registry.register(&service, instance).await;
+                registered.map(|registration| *slot = Some(registration))
             }
         };
-        // It may have been closed while we asked.
-        if let Err(closed) = self.leases.check() {
-            self.kept.close().await?;
-            return Err(closed);
+        if self.kept.is_closed() {
+            // It may not have waited for us.
+            if let Some(late) = slot.take() {
+                late.close().await?;
+            }
+            return Err(closed());
         }
+        drop(slot);
+        self.kept.tidy();
         done
     }
 
@@ -157,11 +216,17 @@ impl Directory {
             self.service(service.as_ref())?,
             InstanceId::new(id.as_ref())?,
         );
-        let known = locked(&self.kept.0).remove(&name);
-        match known {
+        let Some(mut slot) = self.kept.slot(&name).await else {
+            return Ok(false);
+        };
+        let known = slot.take();
+        let done = match known {
             Some(known) => known.close().await.map(|()| true),
             None => Ok(false),
-        }
+        };
+        drop(slot);
+        self.kept.tidy();
+        done
     }
 
     /// The instances of a service, as the cluster agrees on them; those that cannot be read are left out.
@@ -225,7 +290,8 @@ impl Directory {
     /// # Errors
     /// When the name cannot be one.
     pub fn watch(&self, service: impl AsRef<str>) -> Result<Events> {
-        let service = self.service(service.as_ref())?;
+        let name = ServiceName::new(service.as_ref())?;
+        let service = self.service(name.as_str())?;
         let layouts = Arc::clone(self.registry.layouts());
         let read = layouts.iter().enumerate().map(|(nth, layout)| {
             let prefix = layout.prefix(&service).into();
@@ -239,6 +305,7 @@ impl Directory {
         let mut told = Standing {
             layouts: Arc::clone(&layouts),
             service: service.clone(),
+            name,
             keys: HashMap::new(),
         };
         let changes = stream::select_all(read);
@@ -266,48 +333,13 @@ fn read(layout: &dyn Layout, service: &ServiceName, kv: &Kv) -> Option<Instance>
         .ok()
 }
 
-/// A registration that is being changed; it goes back to where it was kept, even if nobody waits for the change.
-struct Lent<'a> {
-    directory: &'a Directory,
-    name: (ServiceName, InstanceId),
-    registration: Option<Registration>,
-}
-
-impl<'a> Lent<'a> {
-    fn of(
-        directory: &'a Directory,
-        name: (ServiceName, InstanceId),
-        registration: Registration,
-    ) -> Self {
-        Self {
-            directory,
-            name,
-            registration: Some(registration),
-        }
-    }
-
-    async fn update(&self, instance: Instance) -> Result<()> {
-        match &self.registration {
-            Some(registration) => registration.update(|_| instance).await,
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Lent<'_> {
-    fn drop(&mut self) {
-        let registration = self.registration.take();
-        let mut kept = locked(&self.directory.kept.0);
-        if let Some(registration) = registration {
-            kept.insert(self.name.clone(), registration);
-        }
-    }
-}
-
 /// What events are made of: who stands in which layout, and under which key.
 struct Standing {
     layouts: Arc<[Arc<dyn Layout>]>,
+    /// Where it stands in etcd.
     service: ServiceName,
+    /// As it is called here, without what the URL puts before it.
+    name: ServiceName,
     keys: HashMap<(usize, Bytes), Instance>,
 }
 
@@ -339,7 +371,7 @@ impl Standing {
         };
         Some(Event {
             kind,
-            service: self.service.clone(),
+            service: self.name.clone(),
             instance,
             at,
         })

@@ -51,6 +51,15 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # What it guarantees
+/// Etcd knows one leader at a time, the one who has campaigned longest, and a leader learns that it is over before
+/// anybody else can lead. What is [proclaimed](Leadership::proclaim) is written only while it is true that we lead.
+///
+/// # And what not
+/// Those who [observe](Self::observe) learn of a change a moment later, when the next may lead already; and a leader
+/// that stood still for longer than its lease may act before it looks at its clock. Who must not be led by two
+/// compares the [fences](Leader::fence) of those who claim to lead.
 #[derive(Clone)]
 pub struct Election {
     queue: Queue,

@@ -2,13 +2,16 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::retry::{Asker, Retry};
@@ -39,6 +42,8 @@ pub(super) struct Leases {
     closed: CancellationToken,
     /// What must be done before the leases go.
     tasks: TaskTracker,
+    /// Whether somebody comes back to let go of what is idle.
+    tidying: AtomicBool,
 }
 
 /// One lease, and in which queues it stands.
@@ -70,7 +75,7 @@ pub(super) struct Seat {
 /// How much sooner than etcd we call a lease over: a fiftieth of it.
 const EARLY: u32 = 50;
 /// How long closing waits for what is under way.
-const PARTING: Duration = Duration::from_secs(5);
+pub(super) const PARTING: Duration = Duration::from_secs(5);
 
 impl Leases {
     pub(super) fn new(etcd: Etcd, ttl: Duration, retry: Retry) -> Arc<Self> {
@@ -81,6 +86,7 @@ impl Leases {
             opening: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            tidying: AtomicBool::new(false),
         })
     }
 
@@ -179,19 +185,40 @@ impl Leases {
         locked(&self.shared).retain(|other| !Arc::ptr_eq(other, shared));
     }
 
-    /// Lets go of leases that nobody needed for one lease's time, but for one.
-    fn tidy(&self) {
-        let mut all = locked(&self.shared);
-        if all.len() < 2 {
+    /// Lets go of leases that nobody needed for one lease's time, but for one; comes back when others may have
+    /// become such.
+    fn tidy(self: &Arc<Self>) {
+        if !self.let_go() || self.tidying.swap(true, SeqCst) {
             return;
         }
+        let (leases, ttl) = (Arc::downgrade(self), self.ttl);
+        let later = async move {
+            sleep(ttl).await;
+            if let Some(leases) = leases.upgrade() {
+                leases.tidying.store(false, SeqCst);
+                leases.tidy();
+            }
+        };
+        let closed = self.closed.clone();
+        self.asker
+            .etcd
+            .spawn(closed.run_until_cancelled_owned(later));
+    }
+
+    /// Lets go of what was idle for long enough; says whether there are others that are idle.
+    fn let_go(&self) -> bool {
         let now = Instant::now();
-        let mut first = true;
-        all.retain(|shared| {
+        let (mut first, mut idle) = (true, false);
+        locked(&self.shared).retain(|shared| {
             let held = locked(&shared.state);
-            let idle = held.queues.is_empty() && now > held.idle_since + self.ttl;
-            std::mem::take(&mut first) || !idle
+            if std::mem::take(&mut first) || !held.queues.is_empty() {
+                return true;
+            }
+            let over = now >= held.idle_since + self.ttl;
+            idle |= !over;
+            !over
         });
+        idle
     }
 }
 
@@ -323,6 +350,6 @@ impl Drop for Seat {
     }
 }
 
-fn closed() -> Error {
+pub(super) fn closed() -> Error {
     Error::config("the coordinator was closed: open another")
 }

@@ -37,6 +37,17 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # What it guarantees
+/// Etcd gives it to one at a time, and to whoever asked first. Who has it learns that it is lost, by the clock of
+/// his own process, before anybody else can have it. A cancelled wait leaves no key and holds nobody up, and what
+/// a dead process held is free when its lease ends.
+///
+/// # And what not
+/// A process that stands still for longer than its lease has lost the lock, and may write before it looks at any
+/// clock: only what compares [fences](Guard::fence), or goes through [`guarded`](Guard::guarded), is safe from that.
+/// An etcd that stands still for as long costs every holder the lock. All of it, case by case, is in the table
+/// of [the module](super).
 #[derive(Clone)]
 pub struct Lock {
     queue: Queue,

@@ -1,6 +1,8 @@
 //! The registry as plain calls.
 
-use futures_util::{FutureExt, StreamExt};
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt, future::join_all};
 use tokio::time::timeout;
 use tonic_fleet::{
     ErrorKind, Instance,
@@ -127,4 +129,60 @@ async fn a_change_that_nobody_waits_for_withdraws_nobody() {
     assert!(change.now_or_never().is_none());
 
     assert!(registry.unregister("shop", "a").await.unwrap());
+}
+
+#[tokio::test]
+async fn of_several_who_register_one_id_at_once_the_last_counts() {
+    let etcd = Etcd::start().await;
+    let registry = coordinator(&etcd).await.registry().unwrap();
+    let weights = [1, 2, 3, 4];
+
+    let all = weights.map(|weight| registry.register("shop", instance("a").weight(weight)));
+    for registered in join_all(all).await {
+        registered.unwrap();
+    }
+
+    assert_eq!(keys(&etcd, "/services/").await, ["/services/shop/a"]);
+    let found = registry.discover("shop").await.unwrap();
+    assert_eq!(found, [instance("a").weight(4)]);
+    assert!(registry.unregister("shop", "a").await.unwrap());
+    assert_eq!(keys(&etcd, "/services/").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn services_have_one_name_whatever_the_url_puts_before_it() {
+    let etcd = Etcd::start().await;
+    let url = etcd.url() + "/prod";
+    let coordinator = Coordinator::connect(url.parse().unwrap()).await.unwrap();
+    let registry = coordinator.registry().unwrap();
+
+    registry.register("shop", instance("a")).await.unwrap();
+    let mut events = registry.watch("shop").unwrap();
+
+    assert_eq!(keys(&etcd, "/services/").await, ["/services/prod/shop/a"]);
+    let listed = registry.services().await.unwrap();
+    assert_eq!(listed, [next(&mut events).await.service]);
+    assert_eq!(listed[0].as_str(), "shop");
+}
+
+#[tokio::test]
+async fn closing_one_coordinator_leaves_what_another_made_of_it_holds() {
+    let etcd = Etcd::start().await;
+    let one = coordinator(&etcd).await;
+    let other = one.clone().ttl(Duration::from_secs(7));
+    let (mine, theirs) = (one.registry().unwrap(), other.registry().unwrap());
+    mine.register("shop", instance("a")).await.unwrap();
+    theirs.register("shop", instance("b")).await.unwrap();
+    let mut events = theirs.watch("shop").unwrap();
+
+    one.close().await.unwrap();
+
+    assert_eq!(keys(&etcd, "/services/").await, ["/services/shop/b"]);
+    while next(&mut events).await.kind != EventKind::Delete {}
+    let mut client = etcd.client().await;
+    let got = client.get("/services/shop/b", None).await.unwrap();
+    let lease = client.lease_time_to_live(got.kvs()[0].lease(), None).await;
+    assert_eq!(lease.unwrap().granted_ttl(), 7);
+    other.close().await.unwrap();
+    assert_eq!(keys(&etcd, "").await, [""; 0]);
 }

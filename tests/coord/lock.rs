@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, LeaseGrantOptions, PutOptions, Txn, TxnOp};
 use rand::RngExt;
+use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 use tonic_fleet::{
     ErrorKind,
@@ -18,6 +19,16 @@ use crate::{
     proxy::{Mode, Proxy},
     until_keys,
 };
+
+/// What Go's `concurrency.Mutex` left in etcd.
+#[derive(Deserialize)]
+struct Go {
+    key: String,
+    value: String,
+    lease_dec: i64,
+}
+
+const GO: &str = include_str!("../fixtures/etcd-mutex.json");
 
 async fn soon<T>(waited: impl Future<Output = T>) -> T {
     timeout(SOON, waited).await.expect("it takes too long")
@@ -42,24 +53,53 @@ async fn a_key_stands_as_gos_mutex_writes_it() {
 
     let got = etcd.client().await.get(guard.key(), None).await.unwrap();
 
+    let go: Go = serde_json::from_str(GO).unwrap();
     let kv = &got.kvs()[0];
+    assert_eq!(go.key, format!("locks/demo/{:x}", go.lease_dec));
     assert_eq!(guard.key(), format!("locks/demo/{:x}", kv.lease()));
     assert_eq!((kv.value(), kv.version()), (&b""[..], 1));
     assert_eq!(guard.fence(), kv.create_revision());
 }
 
 #[tokio::test]
-async fn one_who_came_by_another_program_is_waited_for() {
+async fn one_who_came_by_gos_mutex_is_waited_for() {
     let etcd = Etcd::start().await;
-    let lease = etcd.put_leased("locks/demo/77", "", 60).await;
-    let lock = coordinator(&etcd).await.lock("locks/demo").unwrap();
+    let go: Go = serde_json::from_str(GO).unwrap();
+    let mut client = etcd.client().await;
+    let same = LeaseGrantOptions::new().with_id(go.lease_dec);
+    client.lease_grant(60, Some(same)).await.unwrap();
+    let on_lease = PutOptions::new().with_lease(go.lease_dec);
+    let put = client.put(&*go.key, go.value, Some(on_lease));
+    put.await.unwrap();
+    let (name, _) = go.key.rsplit_once('/').unwrap();
+    let lock = coordinator(&etcd).await.lock(name).unwrap();
 
+    assert!(lock.try_acquire().await.unwrap().is_none());
     let waiting = standing(&etcd, lock, 2).await;
     assert!(!waiting.is_finished());
-    etcd.client().await.lease_revoke(lease).await.unwrap();
+    client.lease_revoke(go.lease_dec).await.unwrap();
 
     soon(waiting).await.unwrap().unlock().await.unwrap();
     assert_eq!(keys(&etcd, "locks/").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_needs_any_more_is_given_back() {
+    let etcd = Etcd::start().await;
+    let lock = coordinator(&etcd).await.lock("a").unwrap();
+    let first = held(&lock).await;
+    let second = standing(&etcd, lock, 2).await;
+    assert_eq!(leases(&etcd).await, 2, "a name needs one for each");
+
+    first.unlock().await.unwrap();
+    soon(second).await.unwrap().unlock().await.unwrap();
+
+    soon(async {
+        while leases(&etcd).await != 1 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

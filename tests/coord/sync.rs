@@ -93,22 +93,36 @@ async fn a_batch_is_written_in_whole_chunks_and_says_which() {
 
     let chunks = batch.commit().await;
     until("all are there", || sync.snapshot().len() == 1_000).await;
-    let careful = sync.on_conflict(OnConflict::Refuse);
-    let batch = careful.batch().put("0000", &1).delete("0001");
-    let another = numbers(&etcd).await;
-    another.put("0000", &7).await.unwrap();
-    until("it is seen", || sync.get("0000").unwrap().value == 7).await;
-    let chunk = &batch.commit().await[0];
-
     let sizes: Vec<_> = chunks.iter().map(|chunk| chunk.ids.len()).collect();
     assert_eq!(sizes, [128, 128, 128, 128, 128, 128, 128, 104]);
     assert!(chunks.iter().all(|chunk| chunk.outcome.is_ok()));
-    assert!(chunk.outcome.is_ok() && chunk.ids == ["0000", "0001"]);
     let refused = sync.batch().put("", &1).put("x", &1).commit().await;
     assert_eq!(
         refused[0].outcome.as_ref().unwrap_err().kind(),
         ErrorKind::Validation
     );
+}
+
+#[tokio::test]
+async fn a_batch_is_refused_where_another_wrote_since_it_was_made() {
+    let etcd = Etcd::start().await;
+    let (sync, another) = (numbers(&etcd).await, numbers(&etcd).await);
+    let careful = sync.on_conflict(OnConflict::Refuse);
+    sync.put("a", &1).await.unwrap();
+    until("a is there", || sync.get("a").is_some()).await;
+    let batch = || careful.batch().put("a", &2).delete("b");
+
+    let late = batch();
+    another.put("a", &7).await.unwrap();
+    until("it is seen", || sync.get("a").unwrap().value == 7).await;
+    let late = late.commit().await;
+    let anew = batch().commit().await;
+
+    let refused = late[0].outcome.as_ref().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert_eq!(late[0].ids, ["a", "b"]);
+    assert!(anew[0].outcome.is_ok());
+    until("it is written", || another.get("a").unwrap().value == 2).await;
 }
 
 #[tokio::test]

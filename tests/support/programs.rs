@@ -215,6 +215,11 @@ fn built() -> &'static PathBuf {
                 "--example",
                 "policy",
             ])
+            .args(if cfg!(feature = "coord") {
+                &["--example", "directory"][..]
+            } else {
+                &[]
+            })
             .args(if cfg!(debug_assertions) {
                 &[][..]
             } else {

@@ -50,6 +50,16 @@ use crate::{
 ///
 /// A version is the revision at which a value was written: it grows with each write to the cluster, and 0
 /// stands for a value that is not there. What was written before is kept by etcd until it is compacted.
+///
+/// # What it guarantees
+/// Reading sees every write that was acknowledged before. A write on a condition, an [`update`](Self::update) and a
+/// [`Transaction`] happen as a whole or not at all, and at most once. Who watches is told each change once, in
+/// order, or [that some cannot be told](Changed::Skipped), and ends up with what stands in etcd.
+///
+/// # And what not
+/// A change reaches those who watch a moment later, and no bound on that moment is promised. After `Timeout` and
+/// `Unavailable` nobody knows whether a write without a condition happened. Etcd takes 128 writes and 1.5 MB at
+/// once, unless it is told otherwise.
 #[derive(Clone)]
 pub struct Config {
     leases: Arc<Leases>,

@@ -1,8 +1,8 @@
 //! Many writes, in as few transactions as etcd takes.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::{OnConflict, Sync};
@@ -10,12 +10,22 @@ use crate::{Error, ErrorKind, Result, coord::config::MOST};
 
 /// Many writes: divided into chunks as large as etcd takes, each of which happens as a whole or not at all.
 ///
-/// A second write to the same entity replaces the first.
+/// A second write to the same entity replaces the first. With [`OnConflict::Refuse`], each is written only if it
+/// has the version that the mirror showed when the write was added, and a chunk only if all in it have.
 #[must_use = "nothing is written before it is committed"]
 pub struct Batch<T> {
     sync: Sync<T>,
-    /// By id: the JSON to put, or nothing to delete it.
-    writes: BTreeMap<String, Result<Option<Vec<u8>>>>,
+    /// By id.
+    writes: BTreeMap<String, Write>,
+}
+
+/// What is to be done to an entity.
+#[derive(Debug)]
+struct Write {
+    /// The JSON to put, or nothing to delete it.
+    json: Result<Option<Vec<u8>>>,
+    /// The version that it had when we were asked to; 0 if it was not there.
+    version: i64,
 }
 
 /// What became of one chunk of a batch.
@@ -30,7 +40,7 @@ pub struct Chunk {
 }
 
 /// So many chunks are on their way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// No chunk has more bytes of values than this; etcd takes half as much again.
 const LARGEST: usize = 1 << 20;
 
@@ -44,36 +54,38 @@ impl<T> Batch<T> {
 
     /// Deletes an entity, if it is there.
     pub fn delete(mut self, id: impl Into<String>) -> Self {
-        self.writes.insert(id.into(), Ok(None));
+        self.add(id.into(), Ok(None));
         self
     }
 
-    /// Writes all of it, a few chunks at once, and says what became of each.
-    ///
-    /// When etcd cannot be asked for some, the rest are not tried. With [`OnConflict::Refuse`], a chunk is
-    /// written only if every entity in it has the version that the mirror showed.
-    pub async fn commit(self) -> Vec<Chunk> {
-        let mut chunks = Vec::new();
-        let mut failed: Option<Error> = None;
-        let all = divided(self.writes);
-        for some in all.chunks(AT_ONCE) {
-            let outcomes = match &failed {
-                None => join_all(some.iter().map(|writes| commit(&self.sync, writes))).await,
-                Some(why) => {
-                    let error = Error::new(ErrorKind::Connection, "write the rest: not tried");
-                    vec![Err(error.because(why.clone())); some.len()]
-                }
-            };
-            let mut transient = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-            failed = failed.or_else(|| transient.find(|why| why.is_transient()).cloned());
-            let done = some.iter().zip(outcomes).map(|(writes, outcome)| Chunk {
-                ids: writes.iter().map(|(id, _)| id.clone()).collect(),
-                outcome,
-            });
-            chunks.extend(done);
-        }
-        chunks
+    fn add(&mut self, id: String, json: Result<Option<Vec<u8>>>) {
+        let version = self.sync.get(&id).map_or(0, |known| known.version);
+        self.writes.insert(id, Write { json, version });
     }
+
+    /// Writes all of it, a few chunks at once, and says what became of each, in the order of the ids.
+    ///
+    /// When etcd cannot be asked for some, the rest are not tried.
+    pub async fn commit(self) -> Vec<Chunk> {
+        let failed = OnceLock::new();
+        let (sync, failed) = (&self.sync, &failed);
+        let all = divided(self.writes).into_iter().map(|writes| async move {
+            let ids = writes.iter().map(|(id, _)| id.clone()).collect();
+            let outcome = match failed.get() {
+                None => commit(sync, writes).await,
+                Some(why) => Err(untried(why)),
+            };
+            if let Some(why) = outcome.as_ref().err().filter(|why| why.is_transient()) {
+                failed.get_or_init(|| why.clone());
+            }
+            Chunk { ids, outcome }
+        });
+        stream::iter(all).buffered(AT_ONCE).collect().await
+    }
+}
+
+fn untried(why: &Error) -> Error {
+    Error::new(ErrorKind::Connection, "write the rest: not tried").because(why.clone())
 }
 
 impl<T: Serialize> Batch<T> {
@@ -84,19 +96,17 @@ impl<T: Serialize> Batch<T> {
             let doing = format!("put {id}: it cannot be written as JSON");
             Error::new(ErrorKind::Validation, doing).because(why)
         });
-        self.writes.insert(id, json.map(Some));
+        self.add(id, json.map(Some));
         self
     }
 }
 
-type Write = (String, Result<Option<Vec<u8>>>);
-
 /// What goes together: as many as etcd takes.
-fn divided(writes: BTreeMap<String, Result<Option<Vec<u8>>>>) -> Vec<Vec<Write>> {
-    let mut chunks: Vec<Vec<Write>> = Vec::new();
+fn divided(writes: BTreeMap<String, Write>) -> Vec<Vec<(String, Write)>> {
+    let mut chunks: Vec<Vec<_>> = Vec::new();
     let mut bytes = 0;
     for (id, write) in writes {
-        let size = match &write {
+        let size = match &write.json {
             Ok(Some(json)) => id.len() + json.len(),
             _ => id.len(),
         };
@@ -112,16 +122,16 @@ fn divided(writes: BTreeMap<String, Result<Option<Vec<u8>>>>) -> Vec<Vec<Write>>
     chunks
 }
 
-async fn commit<T>(sync: &Sync<T>, writes: &[Write]) -> Result<i64> {
+async fn commit<T>(sync: &Sync<T>, writes: Vec<(String, Write)>) -> Result<i64> {
     let _turn = sync.turn().await?;
     let mut all = sync.0.config.transaction();
-    for (id, write) in writes {
+    for (id, Write { json, version }) in writes {
         if sync.0.policy == OnConflict::Refuse {
-            all = all.when(id, sync.get(id).map_or(0, |known| known.version));
+            all = all.when(&id, version);
         }
-        all = match write.clone()? {
-            Some(json) => all.set_json(id, json),
-            None => all.delete(id),
+        all = match json? {
+            Some(json) => all.set_json(&id, json),
+            None => all.delete(&id),
         };
     }
     all.commit().await
@@ -142,7 +152,10 @@ mod tests {
     fn lengths(writes: impl IntoIterator<Item = (String, usize)>) -> Vec<usize> {
         let writes = writes.into_iter();
         let writes = writes
-            .map(|(id, size)| (id, Ok(Some(vec![b'1'; size]))))
+            .map(|(id, size)| {
+                let json = Ok(Some(vec![b'1'; size]));
+                (id, Write { json, version: 0 })
+            })
             .collect();
         divided(writes).iter().map(Vec::len).collect()
     }

@@ -48,6 +48,15 @@ use mirror::Mirror;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # What it guarantees
+/// Every mirror has what etcd had a moment ago, and all are equal once they have heard the same. Every two minutes or so that is compared with etcd, and what differs is repaired and
+/// [counted](Self::repaired): none is expected. A chunk of a [`Batch`] is written as a whole or not at all.
+///
+/// # And what not
+/// A mirror is behind etcd by a moment, and for as long as etcd is out of reach, which [`stale`](Self::stale)
+/// says. What several chunks write, or several entities are read as, is not of one moment; a [`Snapshot`] is what
+/// the mirror had. With [`OnConflict::LastWriter`] the last of two who write at once wins, and neither learns of it.
 pub struct Sync<T>(Arc<Inner<T>>);
 
 struct Inner<T> {
@@ -67,7 +76,7 @@ pub enum OnConflict {
     /// Writes over it. The default.
     #[default]
     LastWriter,
-    /// Fails with `Conflict`, unless the entity has the version that the mirror shows here and now.
+    /// Fails with `Conflict`, unless the entity has the version that the mirror shows when the write is asked for.
     Refuse,
 }
 
