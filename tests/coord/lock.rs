@@ -86,7 +86,8 @@ async fn one_who_came_by_gos_mutex_is_waited_for() {
 #[tokio::test]
 async fn a_lease_that_nobody_needs_any_more_is_given_back() {
     let etcd = Etcd::start().await;
-    let lock = coordinator(&etcd).await.lock("a").unwrap();
+    let coordinator = coordinator(&etcd).await;
+    let lock = coordinator.lock("a").unwrap();
     let first = held(&lock).await;
     let second = standing(&etcd, lock, 2).await;
     assert_eq!(leases(&etcd).await, 2, "a name needs one for each");
@@ -100,6 +101,7 @@ async fn a_lease_that_nobody_needs_any_more_is_given_back() {
         }
     })
     .await;
+    drop(coordinator);
 }
 
 #[tokio::test]

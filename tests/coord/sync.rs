@@ -20,6 +20,10 @@ async fn numbers(etcd: &Etcd) -> Sync<u64> {
     coordinator(etcd).await.sync("numbers").await.unwrap()
 }
 
+fn has(sync: &Sync<u64>, id: &str, value: u64) -> bool {
+    sync.get(id).is_some_and(|entry| entry.value == value)
+}
+
 /// Waits until something is as it should be.
 async fn until(what: &str, is: impl Fn() -> bool) {
     let since = Instant::now();
@@ -74,11 +78,11 @@ async fn a_writer_that_was_overtaken_is_refused_where_that_is_asked_for() {
 
     other.put("a", &2).await.unwrap();
     let refused = one.put_if("a", &3, version).await.unwrap_err();
-    until("it is seen", || one.get("a").is_some_and(|a| a.value == 2)).await;
+    until("it is seen", || has(&one, "a", 2)).await;
     careful.put("a", &4).await.unwrap();
 
     assert_eq!(refused.kind(), ErrorKind::Conflict);
-    until("it is written", || other.get("a").unwrap().value == 4).await;
+    until("it is written", || has(&other, "a", 4)).await;
     assert!(careful.delete("b").await.is_ok_and(|was| !was));
 }
 
@@ -114,7 +118,7 @@ async fn a_batch_is_refused_where_another_wrote_since_it_was_made() {
 
     let late = batch();
     another.put("a", &7).await.unwrap();
-    until("it is seen", || sync.get("a").unwrap().value == 7).await;
+    until("it is seen", || has(&sync, "a", 7)).await;
     let late = late.commit().await;
     let anew = batch().commit().await;
 
@@ -122,7 +126,7 @@ async fn a_batch_is_refused_where_another_wrote_since_it_was_made() {
     assert_eq!(refused.kind(), ErrorKind::Conflict);
     assert_eq!(late[0].ids, ["a", "b"]);
     assert!(anew[0].outcome.is_ok());
-    until("it is written", || another.get("a").unwrap().value == 2).await;
+    until("it is written", || has(&another, "a", 2)).await;
 }
 
 #[tokio::test]
