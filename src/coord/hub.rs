@@ -83,7 +83,7 @@ pub(super) struct Reader {
 /// Who is further behind, in bytes of keys and values, is told how it stands rather than how it came to be: for
 /// each key, the latest.
 const BEHIND: usize = 32 << 20;
-/// What a change takes beside its key and value.
+/// What a word takes, and each change in it beside its key and value.
 const OVERHEAD: usize = 64;
 
 impl Hubs {
@@ -194,7 +194,7 @@ impl State {
                 Change::Skipped(..) => {}
             }
         }
-        let bytes = changes.iter().map(Change::bytes).sum();
+        let bytes = OVERHEAD + changes.iter().map(Change::bytes).sum::<usize>();
         let (changes, revision) = (changes.into(), self.revision);
         self.told.push(Told { changes, revision }, bytes);
         self.news.send_replace(());

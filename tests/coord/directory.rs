@@ -9,7 +9,13 @@ use tonic_fleet::{
     coord::{Coordinator, Event, EventKind, Events},
 };
 
-use crate::{SOON, coordinator, etcd::Etcd, keys};
+use crate::{SOON, etcd::Etcd, keys};
+
+/// A coordinator whose registrations outlive any pause of a machine that is busy.
+async fn coordinator(etcd: &Etcd) -> Coordinator {
+    let url = etcd.url() + "?ttl=60s";
+    Coordinator::connect(url.parse().unwrap()).await.unwrap()
+}
 
 fn instance(id: &str) -> Instance {
     Instance::at("10.0.0.1:1").unwrap().id(id).unwrap()
@@ -95,7 +101,7 @@ async fn services_are_not_listed_where_nothing_tells_them_from_other_keys() {
 #[tokio::test]
 async fn who_stands_in_two_layouts_is_one() {
     let etcd = Etcd::start().await;
-    let url = etcd.url() + "?layout=json,kratos";
+    let url = etcd.url() + "?layout=json,kratos&ttl=60s";
     let coordinator = Coordinator::connect(url.parse().unwrap()).await.unwrap();
     let registry = coordinator.registry().unwrap();
     let mut events = registry.watch("shop").unwrap();
@@ -152,7 +158,7 @@ async fn of_several_who_register_one_id_at_once_the_last_counts() {
 #[tokio::test]
 async fn services_have_one_name_whatever_the_url_puts_before_it() {
     let etcd = Etcd::start().await;
-    let url = etcd.url() + "/prod";
+    let url = etcd.url() + "/prod?ttl=60s";
     let coordinator = Coordinator::connect(url.parse().unwrap()).await.unwrap();
     let registry = coordinator.registry().unwrap();
 
@@ -169,7 +175,7 @@ async fn services_have_one_name_whatever_the_url_puts_before_it() {
 async fn closing_one_coordinator_leaves_what_another_made_of_it_holds() {
     let etcd = Etcd::start().await;
     let one = coordinator(&etcd).await;
-    let other = one.clone().ttl(Duration::from_secs(7));
+    let other = one.clone().ttl(Duration::from_secs(77));
     let (mine, theirs) = (one.registry().unwrap(), other.registry().unwrap());
     mine.register("shop", instance("a")).await.unwrap();
     theirs.register("shop", instance("b")).await.unwrap();
@@ -182,7 +188,7 @@ async fn closing_one_coordinator_leaves_what_another_made_of_it_holds() {
     let mut client = etcd.client().await;
     let got = client.get("/services/shop/b", None).await.unwrap();
     let lease = client.lease_time_to_live(got.kvs()[0].lease(), None).await;
-    assert_eq!(lease.unwrap().granted_ttl(), 7);
+    assert_eq!(lease.unwrap().granted_ttl(), 77);
     other.close().await.unwrap();
     assert_eq!(keys(&etcd, "").await, [""; 0]);
 }

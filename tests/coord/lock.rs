@@ -86,7 +86,7 @@ async fn one_who_came_by_gos_mutex_is_waited_for() {
 #[tokio::test]
 async fn a_lease_that_nobody_needs_any_more_is_given_back() {
     let etcd = Etcd::start().await;
-    let coordinator = coordinator(&etcd).await;
+    let coordinator = coordinator(&etcd).await.ttl(Duration::from_secs(5));
     let lock = coordinator.lock("a").unwrap();
     let first = held(&lock).await;
     let second = standing(&etcd, lock, 2).await;
