@@ -12,13 +12,14 @@ use tonic_fleet::{
     balance::{self, Call, Pick},
 };
 
-const POLICIES: [&str; 7] = [
+const POLICIES: [&str; 8] = [
     "adaptive",
     "round_robin",
     "random",
     "weighted",
     "weighted_random",
     "least_loaded",
+    "orca",
     "peak_ewma",
 ];
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];

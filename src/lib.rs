@@ -58,6 +58,7 @@
 //! | [`layer`] | retries and hedging around a stack of one's own |
 //! | [`codec`] | buffers that fit small messages |
 //! | [`discover`] | ready endpoints for those who bring their own balancer |
+//! | [`orca`] | what servers report of their load, and what they weigh by it |
 //! | [`stats`] | what calls came to, for each method and each endpoint |
 //! | [`register`] | the server's side: a registration that is kept |
 //! | [`coord`] | what servers agree on: locks, elections, configuration, entities |
@@ -99,6 +100,7 @@ mod lock;
 pub mod method;
 mod moment;
 mod name;
+pub mod orca;
 mod parse;
 pub mod register;
 mod registry;
@@ -109,6 +111,7 @@ mod target;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transport;
+mod wire;
 
 pub use backoff::Backoff;
 pub use channel::{Answer, Builder, Calling, Channel, Events, Leaving, ServedBy, View, Why};

@@ -4,6 +4,9 @@
 
 #[path = "../examples/echo/mod.rs"]
 mod echo;
+#[cfg(feature = "server")]
+#[path = "calls/load.rs"]
+mod load;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

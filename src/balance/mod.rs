@@ -102,6 +102,7 @@ mod affinity;
 mod alias;
 mod dice;
 mod least_loaded;
+mod orca;
 mod peak_ewma;
 mod pick_first;
 mod random;
@@ -117,6 +118,7 @@ use http::HeaderMap;
 pub use adaptive::Adaptive;
 pub use affinity::{Affinity, Maglev, Rendezvous, RingHash};
 pub use least_loaded::LeastLoaded;
+pub use orca::Orca;
 pub use peak_ewma::PeakEwma;
 pub use pick_first::PickFirst;
 pub use random::{Random, WeightedRandom};
@@ -232,6 +234,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "weighted" => Ok(Arc::new(Weighted::default())),
         "weighted_random" => Ok(Arc::new(WeightedRandom)),
         "least_loaded" => Ok(Arc::new(LeastLoaded)),
+        "orca" => Ok(Arc::new(Orca::default())),
         "peak_ewma" => Ok(Arc::new(PeakEwma::default())),
         "pick_first" => Ok(Arc::new(PickFirst::default())),
         "ring_hash" => Ok(Arc::new(RingHash::default())),
@@ -239,7 +242,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "rendezvous" => Ok(Arc::new(Rendezvous::default())),
         _ => Err(Error::config(format!(
             "there is no policy {name:?}: it is one of adaptive, round_robin, random, weighted, weighted_random, \
-             least_loaded, peak_ewma, pick_first, ring_hash, maglev, rendezvous"
+             least_loaded, orca, peak_ewma, pick_first, ring_hash, maglev, rendezvous"
         ))),
     }
 }
@@ -302,6 +305,7 @@ pub(crate) mod conform {
             "weighted",
             "weighted_random",
             "least_loaded",
+            "orca",
             "peak_ewma",
             "ring_hash",
             "maglev",

@@ -186,6 +186,7 @@ impl InFlight {
         metadata: &HeaderMap,
         deadline: Option<Instant>,
     ) {
+        self.says(metadata);
         let ended = Ended::with(code, metadata);
         self.ended(self.in_time(ended, deadline));
     }
@@ -265,6 +266,13 @@ impl InFlight {
 
     pub(crate) fn took(&self, time: Duration) {
         self.vitals.latency().heard(time);
+    }
+
+    /// The server's headers or trailers, in which it may report of its load.
+    pub(crate) fn says(&self, metadata: &HeaderMap) {
+        if let Some(senses) = self.vitals.senses() {
+            senses.said(metadata);
+        }
     }
 
     /// It never left, so it was no call to this endpoint.

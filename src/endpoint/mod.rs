@@ -113,6 +113,11 @@ impl Endpoint {
         now.saturating_duration_since(self.vitals.condition().since)
     }
 
+    /// Since when it has been in this state.
+    pub(crate) fn in_state_since(&self) -> Instant {
+        self.vitals.condition().since
+    }
+
     /// Whether the registry dropped it without a word, so that others are preferred for now.
     pub fn is_suspect(&self) -> bool {
         self.vitals.condition().suspect

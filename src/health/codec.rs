@@ -6,6 +6,8 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
+use crate::wire::{self, Form, varint};
+
 /// `HealthCheckRequest { string service = 1; }` out, `HealthCheckResponse { ServingStatus status = 1; }` in.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Messages;
@@ -21,9 +23,8 @@ pub(super) enum Says {
     Other(u32),
 }
 
-/// Field 1 of the wire types "varint" and "bytes".
-const STATUS: u64 = 1 << 3;
-const SERVICE: u8 = 1 << 3 | 2;
+const STATUS: u64 = wire::tag(1, Form::Varint);
+const SERVICE: u32 = 1;
 
 impl Codec for Messages {
     type Encode = String;
@@ -63,17 +64,9 @@ impl Decoder for Messages {
 
 /// The default, which is empty, is not written.
 fn write(service: &str, buf: &mut impl BufMut) {
-    if service.is_empty() {
-        return;
+    if !service.is_empty() {
+        wire::put_bytes(SERVICE, service.as_bytes(), buf);
     }
-    buf.put_u8(SERVICE);
-    let mut length = service.len();
-    while length > 0x7f {
-        buf.put_u8((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    buf.put_u8(length as u8);
-    buf.put_slice(service.as_bytes());
 }
 
 /// The last status counts, and fields of later versions are passed over.
@@ -81,20 +74,9 @@ fn read(buf: &mut impl Buf) -> Option<Says> {
     let mut status = 0;
     while buf.has_remaining() {
         let tag = varint(buf)?;
-        match tag & 7 {
-            0 => {
-                let value = varint(buf)?;
-                if tag == STATUS {
-                    status = value;
-                }
-            }
-            1 => skip(buf, 8)?,
-            2 => {
-                let length = varint(buf)?;
-                skip(buf, length)?;
-            }
-            5 => skip(buf, 4)?,
-            _ => return None,
+        match tag {
+            STATUS => status = varint(buf)?,
+            other => wire::skip(buf, other)?,
         }
     }
     // An enum has 32 bits, however it is written.
@@ -105,23 +87,6 @@ fn read(buf: &mut impl Buf) -> Option<Says> {
         3 => Says::ServiceUnknown,
         other => Says::Other(other),
     })
-}
-
-fn varint(buf: &mut impl Buf) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = buf.has_remaining().then(|| buf.get_u8())?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn skip(buf: &mut impl Buf, length: u64) -> Option<()> {
-    let length = usize::try_from(length).ok()?;
-    (length <= buf.remaining()).then(|| buf.advance(length))
 }
 
 #[cfg(test)]

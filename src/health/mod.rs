@@ -59,6 +59,7 @@ pub(crate) use {
     eject::{Ejector, Standing},
     outcome::PUSHBACK,
     outlier::Counts,
+    over::{Over, Turn as Question},
 };
 
 use crate::{Error, ErrorKind, Instance, Result};

@@ -21,7 +21,7 @@ use crate::{
 
 /// See the module's documentation.
 #[derive(Clone)]
-pub(super) enum Over {
+pub(crate) enum Over {
     Connection(Connection),
     Line(Arc<Line>),
     Service(Local),
@@ -30,14 +30,14 @@ pub(super) enum Over {
 type Local = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
 /// A place for one question, at whoever is asked.
-pub(super) enum Turn {
+pub(crate) enum Turn {
     Connection(Connection, Option<Slot>),
     Line(Arc<Line>),
     Service(Local),
 }
 
 /// A connection of its own, made when it is needed.
-pub(super) struct Line {
+pub(crate) struct Line {
     dialer: Dialer,
     instance: Arc<Instance>,
     connection: Mutex<Option<Connection>>,
@@ -64,7 +64,7 @@ impl Over {
 
     /// A place for a question, as soon as there is one: that a connection is full of calls says nothing of
     /// its server's health.
-    pub(super) async fn turn(&self) -> Result<Turn, Status> {
+    pub(crate) async fn turn(&self) -> Result<Turn, Status> {
         let Self::Connection(connection) = self else {
             return self.try_turn().ok_or_else(away);
         };
@@ -73,7 +73,7 @@ impl Over {
     }
 
     /// A place for a question, if there is one now.
-    pub(super) fn try_turn(&self) -> Option<Turn> {
+    pub(crate) fn try_turn(&self) -> Option<Turn> {
         Some(match self {
             Self::Connection(connection) => {
                 let slot = connection.try_slot()?;
@@ -87,7 +87,7 @@ impl Over {
 
 impl Turn {
     /// For a question that may be answered for days; while this lives it is under way.
-    pub(super) fn listen(&self) -> Option<Listening> {
+    pub(crate) fn listen(&self) -> Option<Listening> {
         match self {
             Self::Connection(connection, _) => Some(connection.listen()),
             Self::Line(_) | Self::Service(_) => None,

@@ -58,6 +58,8 @@ impl Attempts {
             }
         } else if head.status != StatusCode::OK {
             in_flight.ended_by(EndedBy::Status, body::code_of(head.status));
+        } else {
+            in_flight.says(&head.headers);
         }
         head.extensions = self.outgoing.take_extensions();
         head.extensions.insert(served.clone());

@@ -20,7 +20,7 @@ use crate::{Error, balance::Policy, parse::from_text};
 /// |---|---|
 /// | `methodConfig` | `name`, `timeout`, `waitForReady`, `maxRequestMessageBytes`, `maxResponseMessageBytes`, and `retryPolicy` or `hedgingPolicy` |
 /// | `retryThrottling` | a [`Throttle`] |
-/// | `loadBalancingConfig` | the first policy that is known: `round_robin`, `weighted_round_robin` (by the weights in the registry), `pick_first`, `ring_hash_experimental`, `least_request_experimental`, and those of [`balance::named`](crate::balance::named) |
+/// | `loadBalancingConfig` | the first policy that is known: `round_robin`, `weighted_round_robin` ([`Orca`](crate::balance::Orca), with all its settings), `pick_first`, `ring_hash_experimental`, `least_request_experimental`, and those of [`balance::named`](crate::balance::named) |
 /// | `loadBalancingPolicy` | the same by its name alone, where there is no `loadBalancingConfig` |
 /// | `healthCheckConfig` | the service that [`Grpc::watch`](crate::health::Grpc::watch) asks for |
 ///

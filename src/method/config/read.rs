@@ -1,6 +1,6 @@
 //! What each part of the document means.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tonic::Code;
@@ -11,11 +11,12 @@ use super::{
 };
 use crate::{
     Error,
-    balance::{self, Affinity, LeastLoaded, PickFirst, Policy, RingHash, Weighted},
+    balance::{self, Affinity, LeastLoaded, Orca, PickFirst, Policy, RingHash},
     method::{
         Hedge, Method, Methods, Retry, Throttle,
         codes::{self, Codes},
     },
+    orca::Metric,
 };
 
 pub(super) fn read(json: &str) -> Result<ServiceConfig, Error> {
@@ -227,14 +228,7 @@ const KNOWN: &str = "name one of round_robin, weighted_round_robin, pick_first, 
 fn known(name: &str, settings: Option<&Node<'_>>) -> Result<Option<Arc<dyn Policy>>, Error> {
     let setting = |name| settings.map_or(Ok(None), |settings| settings.get(name));
     Ok(match name {
-        "weighted_round_robin" => {
-            if let Some(node) = setting("errorUtilizationPenalty")?
-                && node.number()? < 0.0
-            {
-                return Err(node.wrong("it is negative: it is 0 or more"));
-            }
-            Some(Arc::new(Weighted::default()))
-        }
+        "weighted_round_robin" => Some(Arc::new(orca(&setting)?)),
         "least_request" | "least_request_experimental" => {
             if let Some(node) = setting("choiceCount")?
                 && node.whole()? < 2
@@ -261,6 +255,52 @@ fn known(name: &str, settings: Option<&Node<'_>>) -> Result<Option<Arc<dyn Polic
         }
     })
 }
+
+/// gRFC A58, with A114's metrics; names of later versions say nothing.
+fn orca<'v>(
+    setting: &impl Fn(&'static str) -> Result<Option<Node<'v>>, Error>,
+) -> Result<Orca, Error> {
+    let time = |name| setting(name)?.as_ref().map(Node::duration).transpose();
+    let mut orca = Orca::default();
+    if let Some(blackout) = time("blackoutPeriod")? {
+        orca = orca.blackout(blackout);
+    }
+    if let Some(expiration) = time("weightExpirationPeriod")? {
+        orca = orca.expiration(expiration);
+    }
+    if let Some(period) = time("weightUpdatePeriod")? {
+        orca = orca.update_every(period);
+    }
+    if let Some(node) = setting("errorUtilizationPenalty")? {
+        let penalty = node.number()?;
+        orca = orca
+            .error_penalty(penalty)
+            .map_err(|_| node.wrong("it is negative: it is 0 or more"))?;
+    }
+    if let Some(node) = setting("metricNamesForComputingUtilization")? {
+        let names: Vec<_> = node
+            .list()?
+            .map(|name| name.text())
+            .collect::<Result<_, _>>()?;
+        orca = orca.metrics(
+            names
+                .into_iter()
+                .filter(|name| Metric::read(name).is_some()),
+        )?;
+    }
+    let period = time("oobReportingPeriod")?.unwrap_or(OOB_PERIOD);
+    match setting("enableOobLoadReport")?
+        .as_ref()
+        .map(Node::truth)
+        .transpose()?
+    {
+        Some(true) => Ok(orca.out_of_band(period)),
+        _ => Ok(orca),
+    }
+}
+
+/// As A58 has it.
+const OOB_PERIOD: Duration = Duration::from_secs(10);
 
 fn ring<'v>(
     setting: &impl Fn(&'static str) -> Result<Option<Node<'v>>, Error>,

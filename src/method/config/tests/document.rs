@@ -249,7 +249,7 @@ fn the_first_policy_that_is_known_is_taken() {
         ),
         (
             json!([{ "weighted_round_robin": { "blackoutPeriod": "10s" } }]),
-            "Weighted",
+            "Orca",
         ),
         (
             json!([{ "least_request_experimental": { "choiceCount": 2 } }]),
@@ -263,6 +263,33 @@ fn the_first_policy_that_is_known_is_taken() {
             format!("{:?}", config.policy().unwrap()).starts_with(policy),
             "{config:?}"
         );
+    }
+}
+
+#[test]
+fn all_that_weighted_round_robin_can_be_told_is_heard() {
+    let config = read(&json!({ "loadBalancingConfig": [{ "weighted_round_robin": {
+        "enableOobLoadReport": true,
+        "oobReportingPeriod": "7s",
+        "blackoutPeriod": "3s",
+        "weightExpirationPeriod": "60s",
+        "weightUpdatePeriod": "2s",
+        "errorUtilizationPenalty": 1.5,
+        "metricNamesForComputingUtilization": ["named_metrics.queue", "of_a_later_version"],
+    } }] }));
+
+    let heard = format!("{:?}", config.policy().unwrap());
+
+    for said in [
+        "out_of_band: true",
+        "every: Some(7s)",
+        "blackout: 3s",
+        "expiration: 60s",
+        "update: 2s",
+        "penalty: 1.5",
+        r#"metrics: [Named("queue")]"#,
+    ] {
+        assert!(heard.contains(said), "{said} in {heard}");
     }
 }
 
