@@ -12,7 +12,7 @@ use tonic_fleet::{
     balance::{self, Call, Pick},
 };
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "adaptive",
     "round_robin",
     "random",
@@ -21,6 +21,7 @@ const POLICIES: [&str; 8] = [
     "least_loaded",
     "orca",
     "peak_ewma",
+    "probing",
 ];
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 const THREADS: [usize; 4] = [1, 2, 4, 8];

@@ -105,6 +105,7 @@ mod least_loaded;
 mod orca;
 mod peak_ewma;
 mod pick_first;
+mod probing;
 mod random;
 mod rehearsal;
 mod round_robin;
@@ -121,6 +122,7 @@ pub use least_loaded::LeastLoaded;
 pub use orca::Orca;
 pub use peak_ewma::PeakEwma;
 pub use pick_first::PickFirst;
+pub use probing::{Probing, Question};
 pub use random::{Random, WeightedRandom};
 pub use rehearsal::{Rehearsal, Rehearsed};
 pub use round_robin::RoundRobin;
@@ -236,13 +238,14 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "least_loaded" => Ok(Arc::new(LeastLoaded)),
         "orca" => Ok(Arc::new(Orca::default())),
         "peak_ewma" => Ok(Arc::new(PeakEwma::default())),
+        "probing" => Ok(Arc::new(Probing::default())),
         "pick_first" => Ok(Arc::new(PickFirst::default())),
         "ring_hash" => Ok(Arc::new(RingHash::default())),
         "maglev" => Ok(Arc::new(Maglev::default())),
         "rendezvous" => Ok(Arc::new(Rendezvous::default())),
         _ => Err(Error::config(format!(
             "there is no policy {name:?}: it is one of adaptive, round_robin, random, weighted, weighted_random, \
-             least_loaded, orca, peak_ewma, pick_first, ring_hash, maglev, rendezvous"
+             least_loaded, orca, peak_ewma, probing, pick_first, ring_hash, maglev, rendezvous"
         ))),
     }
 }
@@ -307,6 +310,7 @@ pub(crate) mod conform {
             "least_loaded",
             "orca",
             "peak_ewma",
+            "probing",
             "ring_hash",
             "maglev",
             "rendezvous",

@@ -57,7 +57,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Orca {
-    rule: Rule,
+    rule: Arc<Rule>,
     update: Duration,
     every: Option<Duration>,
     turn: Arc<AtomicU64>,
@@ -95,7 +95,7 @@ const SOONEST: Duration = Duration::from_millis(100);
 impl Default for Orca {
     fn default() -> Self {
         Self {
-            rule: Rule::default(),
+            rule: Arc::default(),
             update: Duration::from_secs(1),
             every: None,
             turn: Arc::new(AtomicU64::new(dice::roll() >> 32)),
@@ -107,13 +107,13 @@ impl Default for Orca {
 impl Orca {
     /// How long an endpoint must have reported before that counts. Ten seconds, unless set.
     pub fn blackout(mut self, blackout: Duration) -> Self {
-        self.rule.blackout = blackout;
+        self.rule_mut().blackout = blackout;
         self
     }
 
     /// How long the last report counts. Three minutes, unless set.
     pub fn expiration(mut self, expiration: Duration) -> Self {
-        self.rule.expiration = expiration;
+        self.rule_mut().expiration = expiration;
         self
     }
 
@@ -135,7 +135,7 @@ impl Orca {
                 "the error penalty is {penalty}: it is 0 or more"
             )));
         }
-        self.rule.penalty = penalty;
+        self.rule_mut().penalty = penalty;
         Ok(self)
     }
 
@@ -153,7 +153,7 @@ impl Orca {
                 ))
             })
         };
-        self.rule.metrics = names.into_iter().map(read).collect::<Result<_, _>>()?;
+        self.rule_mut().metrics = names.into_iter().map(read).collect::<Result<_, _>>()?;
         Ok(self)
     }
 
@@ -163,9 +163,15 @@ impl Orca {
     ///
     /// A server that has no such service reports nothing.
     pub fn out_of_band(mut self, every: Duration) -> Self {
-        self.rule.out_of_band = true;
+        self.rule_mut().out_of_band = true;
         self.every = Some(every);
         self
+    }
+}
+
+impl Orca {
+    fn rule_mut(&mut self) -> &mut Rule {
+        Arc::make_mut(&mut self.rule)
     }
 }
 

@@ -9,15 +9,18 @@ use http::HeaderMap;
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Peak;
-use crate::moment::Moment;
-use crate::orca::{Report, Weight};
+use super::{Peak, Probed};
+use crate::{
+    moment::Moment,
+    orca::{Report, Weight},
+};
 
 /// Empty, until a policy is given the endpoint that goes by more than others do.
 #[derive(Debug, Default)]
 pub(crate) struct Senses {
     peak: OnceLock<Peak>,
     weight: OnceLock<Weight>,
+    probed: OnceLock<Probed>,
     /// Who wanted it asked for reports, and the task that asks.
     asking: Mutex<Option<(Weak<()>, AbortOnDropHandle<()>)>>,
 }
@@ -31,6 +34,11 @@ impl Senses {
     /// What it weighs by its own reports, from now on.
     pub(crate) fn weight(&self, now: Instant) -> &Weight {
         self.weight.get_or_init(|| Weight::new(now))
+    }
+
+    /// What it said when it was last asked how busy it is.
+    pub(crate) fn probed(&self, now: Instant) -> &Probed {
+        self.probed.get_or_init(|| Probed::new(now))
     }
 
     /// Asks it for reports as long as it is there, for those who want that; once for the same.

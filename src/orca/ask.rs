@@ -43,7 +43,7 @@ struct Asked {
     every: Duration,
 }
 
-/// How long it takes to see that an endpoint is connected.
+/// How long it takes to see that an endpoint is connected, or leaves.
 const LOOK: Duration = Duration::from_secs(1);
 /// After a failure; a server that has no such service is asked again after as long as that, too.
 const LEAST: Duration = Duration::from_secs(1);
@@ -89,7 +89,8 @@ impl Asked {
     /// One stream, to why it ended.
     async fn listen(&self, connection: &Connection, heard: &mut bool) -> Status {
         let late = || Status::deadline_exceeded("it reports nothing");
-        let patience = self.every.saturating_mul(3).saturating_add(GRACE);
+        // No clock counts further than that.
+        let patience = self.every.min(GRACE * 30) * 3 + GRACE;
         let begin = async {
             let turn: Question = Over::Connection(connection.clone()).turn().await?;
             let listening = turn.listen();
@@ -104,20 +105,31 @@ impl Asked {
             Ok(Err(status)) => return status,
             Err(_) => return late(),
         };
+        let mut until = Instant::now() + patience;
         loop {
-            let report = match timeout(patience, reports.message()).await {
-                Ok(Ok(Some(report))) => report,
-                Ok(Ok(None)) => return Status::unavailable("the server ended the stream"),
-                Ok(Err(status)) => return status,
-                Err(_) => return late(),
+            // Who leaves, or whom nobody asks any more, is not to be kept by a stream without end.
+            let Ok(told) = timeout(LOOK, reports.message()).await else {
+                if !connection.accepts() || self.endpoint().is_none() {
+                    return Status::cancelled("the connection, or whoever wanted to know, leaves");
+                }
+                if Instant::now() >= until {
+                    return late();
+                }
+                continue;
             };
-            let Some(endpoint) = self.endpoint() else {
+            let report = match told {
+                Ok(Some(report)) => report,
+                Ok(None) => return Status::unavailable("the server ended the stream"),
+                Err(status) => return status,
+            };
+            let Some(endpoint) = self.endpoint().filter(|_| connection.accepts()) else {
                 return Status::cancelled("nobody wants to know any more");
             };
             *heard = true;
             let now = Instant::now();
             endpoint.sense().weight(now).heard(&report, now);
             drop(endpoint);
+            until = now + patience;
             sleep(BREATH).await;
         }
     }

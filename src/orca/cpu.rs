@@ -1,12 +1,23 @@
 //! How much of its processors this process uses, where the system says so without much ado.
 
-use std::{sync::Mutex, thread, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
 /// Measured once a second at most, by whoever asks; half of what was measured before is kept.
 #[derive(Debug, Default)]
-pub(super) struct Cpu(Mutex<Measured>);
+pub(super) struct Cpu {
+    measured: Mutex<Measured>,
+    /// As a float, for whoever comes while it is measured.
+    utilization: AtomicU64,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Measured {
@@ -20,15 +31,15 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Cpu {
     /// A part of all processors that it may use; 0 while nothing is known.
     pub(super) fn utilization(&self, now: Instant) -> f64 {
-        // Whoever comes while it is measured has no need to wait for that.
-        let Ok(mut measured) = self.0.try_lock() else {
-            return 0.0;
-        };
-        let due = |(then, _)| now.saturating_duration_since(then) >= EVERY;
-        if measured.last.is_none_or(due) {
-            *measured = measured.next(now, used());
+        if let Ok(mut measured) = self.measured.try_lock() {
+            let due = |(then, _)| now.saturating_duration_since(then) >= EVERY;
+            if measured.last.is_none_or(due) {
+                *measured = measured.next(now, used());
+                let utilization = measured.utilization.to_bits();
+                self.utilization.store(utilization, Relaxed);
+            }
         }
-        measured.utilization
+        f64::from_bits(self.utilization.load(Relaxed))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A server knows better than its clients how busy it is. Open Request Cost Aggregation (ORCA) is how it says so: a
 //! [`Report`] in the trailers of each response, as gRPC's own and Envoy have it. [`balance::Orca`](crate::balance::Orca)
-//! shares calls out by them.
+//! shares calls out by them. A server with the layer also answers when it is asked how busy it is this moment, as
+//! [`balance::Probing`](crate::balance::Probing) does before it calls.
 //!
 //! On the server a [`Recorder`] counts calls and failures, measures the processor where it can, is told what else there
 //! is to say, and has a [`Layer`] that puts it all into the trailers:
@@ -27,7 +28,9 @@
 
 mod ask;
 mod cpu;
+mod load;
 mod messages;
+mod probe;
 mod rate;
 mod recorder;
 mod report;
@@ -37,6 +40,8 @@ mod service;
 mod weight;
 
 pub(crate) use ask::stream;
+pub use load::Load;
+pub(crate) use probe::probe;
 pub use recorder::Recorder;
 pub use report::Report;
 pub use serve::{Layer, Reported, Reporting, Serving};

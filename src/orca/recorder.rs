@@ -7,11 +7,12 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{Layer, Report, cpu::Cpu, rate::Rate};
+use super::{Layer, Load, Report, cpu::Cpu, load::Busy, rate::Rate};
 
 /// What a server has to say of its load, counted and told. A cheap handle: clones are the same.
 ///
@@ -25,6 +26,7 @@ struct Inner {
     began: Instant,
     calls: Rate,
     failures: Rate,
+    busy: Busy,
     cpu: Cpu,
     told_cpu: Told,
     memory: Told,
@@ -48,6 +50,7 @@ impl Recorder {
             began: Instant::now(),
             calls: Rate::default(),
             failures: Rate::default(),
+            busy: Busy::new(),
             cpu: Cpu::default(),
             told_cpu: Told::nothing(),
             memory: Told::nothing(),
@@ -85,7 +88,7 @@ impl Recorder {
     /// All of it, as it is now.
     pub fn report(&self) -> Report {
         let (inner, now) = (&*self.0, Instant::now());
-        let age = now.saturating_duration_since(inner.began);
+        let age = self.age(now);
         let cpu = inner.told_cpu.get();
         let (utilization, named_metrics) =
             self.more(|more| (more.utilization.clone(), more.named.clone()));
@@ -101,7 +104,18 @@ impl Recorder {
         }
     }
 
-    /// Counts calls, and reports in the trailers of each.
+    /// How many calls the server can work on at once: what calls take longer when there are more is put down to
+    /// that. As many as there are processors, unless told.
+    pub fn concurrency(&self, calls: usize) {
+        self.0.busy.can_do(calls);
+    }
+
+    /// How busy it is this moment, which is what those are answered who ask before they call.
+    pub fn load(&self) -> Load {
+        self.0.busy.load(self.age(Instant::now()))
+    }
+
+    /// Counts calls, reports in the trailers of each, and answers those who ask before they call.
     pub fn layer(&self) -> Layer {
         Layer::of(self.clone())
     }
@@ -114,11 +128,31 @@ impl Recorder {
 
     /// A call has ended.
     pub(super) fn count(&self, failed: bool) {
-        let age = Instant::now().saturating_duration_since(self.0.began);
+        let age = self.age(Instant::now());
         self.0.calls.count(age);
         if failed {
             self.0.failures.count(age);
         }
+    }
+
+    /// A call begins; how many there are with it.
+    pub(super) fn begins(&self) -> usize {
+        self.0.busy.begins()
+    }
+
+    /// It was answered, having come when there were so many.
+    pub(super) fn answered(&self, among: usize, began: Instant) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(began);
+        self.0.busy.answered(among, took, self.age(now));
+    }
+
+    pub(super) fn ends(&self) {
+        self.0.busy.ends();
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.0.began)
     }
 
     fn more<T>(&self, with: impl FnOnce(&mut More) -> T) -> T {
@@ -167,8 +201,6 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The server's side of a call: it is counted, and its trailers say how busy the server is.
+//! The server's side of a call: it is counted, and its trailers say how busy the server is. Probes are answered.
 
 use std::{
     fmt,
@@ -8,13 +8,17 @@ use std::{
 
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 use tonic::Code;
 use tower::Service;
 
-use super::Recorder;
+use super::{Load, Recorder, probe};
 use crate::health::{Ended, Outcome};
 
-/// Counts calls, and reports in the trailers of each: see [`Recorder::layer`].
+/// Counts calls, reports in the trailers of each, and answers those who ask before they call: see
+/// [`Recorder::layer`].
+///
+/// Health checks, reflection and streams of reports pass uncounted.
 #[derive(Clone, Debug)]
 pub struct Layer(Recorder);
 
@@ -26,19 +30,38 @@ pub struct Reporting<S> {
 }
 
 /// A call that is being served.
-pub struct Serving<F> {
-    inner: Pin<Box<F>>,
-    recorder: Recorder,
+pub struct Serving<F>(State<F>);
+
+enum State<F> {
+    /// A call that counts, or one that only listens.
+    Handler(Pin<Box<F>>, Option<Call>),
+    /// Nobody's call: how busy the server is.
+    Probe(Load),
 }
 
 /// The body of a response, which ends with a report.
 ///
 /// A report that a handler has put there itself is left as it is.
+#[derive(Default)]
 pub struct Reported<B> {
-    inner: B,
+    inner: Option<B>,
     /// Until the call has been counted.
-    recorder: Option<Recorder>,
+    call: Option<Call>,
 }
+
+/// A call in flight; it is no more when this is dropped.
+struct Call {
+    recorder: Recorder,
+    among: usize,
+    began: Instant,
+}
+
+/// Who calls these waits for news, and keeps nobody busy.
+const LISTEN: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.",
+    "/xds.service.orca.v3.OpenRcaService/",
+];
 
 impl Layer {
     pub(super) fn of(recorder: Recorder) -> Self {
@@ -68,10 +91,13 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        Serving {
-            inner: Box::pin(self.inner.call(request)),
-            recorder: self.recorder.clone(),
+        if request.uri().path() == probe::PATH {
+            return Serving(State::Probe(self.recorder.load()));
         }
+        let path = request.uri().path();
+        let listens = LISTEN.iter().any(|service| path.starts_with(service));
+        let call = (!listens).then(|| Call::begin(&self.recorder));
+        Serving(State::Handler(Box::pin(self.inner.call(request)), call))
     }
 }
 
@@ -82,26 +108,70 @@ where
     type Output = Result<Response<Reported<B>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.inner.as_mut().poll(cx))?;
+        let (inner, call) = match &mut self.0 {
+            State::Handler(inner, call) => (inner, call),
+            State::Probe(load) => {
+                let (head, ()) = probe::answer(load).into_parts();
+                let body = Reported {
+                    inner: None,
+                    call: None,
+                };
+                return Poll::Ready(Ok(Response::from_parts(head, body)));
+            }
+        };
+        let response = ready!(inner.as_mut().poll(cx))?;
         let (mut head, inner) = response.into_parts();
-        // A status in the head is the last word.
-        let ended = tell(&self.recorder, &mut head.headers);
-        let recorder = (!ended).then(|| self.recorder.clone());
-        let body = Reported { inner, recorder };
-        Poll::Ready(Ok(Response::from_parts(head, body)))
+        let mut call = call.take();
+        if let Some(answered) = &call {
+            answered.is_answered(&head.headers);
+            // A status in the head is the last word.
+            if answered.tell(&mut head.headers) {
+                call = None;
+            }
+        }
+        let inner = Some(inner);
+        Poll::Ready(Ok(Response::from_parts(head, Reported { inner, call })))
     }
 }
 
-/// Counts the call, if these headers or trailers say how it ended, and has them report. Whether they did.
-fn tell(recorder: &Recorder, metadata: &mut HeaderMap) -> bool {
-    let Some(status) = metadata.get("grpc-status") else {
-        return false;
-    };
-    let code = Code::from_bytes(status.as_bytes());
-    let outcome = Ended::with(code, metadata).usual();
-    recorder.count(matches!(outcome, Outcome::Failure | Outcome::Overload));
-    recorder.report().put_on(metadata);
-    true
+impl Call {
+    fn begin(recorder: &Recorder) -> Self {
+        Self {
+            among: recorder.begins(),
+            recorder: recorder.clone(),
+            began: Instant::now(),
+        }
+    }
+
+    /// With this head: failures are no answers.
+    fn is_answered(&self, head: &HeaderMap) {
+        if code(head).is_none_or(|code| code == Code::Ok) {
+            self.recorder.answered(self.among, self.began);
+        }
+    }
+
+    /// Counts the call, if these headers or trailers say how it ended, and has them report. Whether they did.
+    fn tell(&self, metadata: &mut HeaderMap) -> bool {
+        let Some(code) = code(metadata) else {
+            return false;
+        };
+        let outcome = Ended::with(code, metadata).usual();
+        let failed = matches!(outcome, Outcome::Failure | Outcome::Overload);
+        self.recorder.count(failed);
+        self.recorder.report().put_on(metadata);
+        true
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.recorder.ends();
+    }
+}
+
+fn code(metadata: &HeaderMap) -> Option<Code> {
+    let status = metadata.get("grpc-status")?;
+    Some(Code::from_bytes(status.as_bytes()))
 }
 
 impl<B: Body + Unpin> Body for Reported<B> {
@@ -113,32 +183,34 @@ impl<B: Body + Unpin> Body for Reported<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.get_mut();
-        let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-            && let Some(recorder) = &this.recorder
-            && tell(recorder, trailers)
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        let trailers = match &mut frame {
+            Some(Ok(frame)) => frame.trailers_mut(),
+            // It is over, and has not said how.
+            Some(Err(_)) | None => {
+                this.call = None;
+                None
+            }
+        };
+        if let Some(trailers) = trailers
+            && let Some(call) = &this.call
+            && call.tell(trailers)
         {
-            this.recorder = None;
+            this.call = None;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl<B: Default> Default for Reported<B> {
-    fn default() -> Self {
-        Self {
-            inner: B::default(),
-            recorder: None,
-        }
+        let empty = || SizeHint::with_exact(0);
+        self.inner.as_ref().map_or_else(empty, Body::size_hint)
     }
 }
 
@@ -225,6 +297,33 @@ mod tests {
         assert_eq!(told.head.unwrap().eps, 1.0);
         assert_eq!(told.trailers, None);
         assert_eq!(told.recorder.rps_fractional, 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_in_flight_until_their_bodies_end_or_are_dropped_and_probes_never_are() {
+        let recorder = Recorder::new();
+        let service = tower::service_fn(|_: Request<()>| async {
+            Ok::<_, Infallible>(Response::new(
+                http_body_util::Full::new(bytes::Bytes::new()),
+            ))
+        });
+        let service = recorder.layer().layer(service);
+        let call = |path: &str| {
+            let request = Request::builder().uri(path).body(()).unwrap();
+            service.clone().oneshot(request)
+        };
+
+        let answered = call("/a.B/C").await.unwrap();
+        let watching = call("/grpc.health.v1.Health/Watch").await.unwrap();
+        let probed = call(probe::PATH).await.unwrap();
+
+        assert_eq!(recorder.load().in_flight, 1);
+        assert_eq!(probed.headers()["fleet-load"], "1 1 1");
+        drop((watching, probed));
+        answered.into_body().collect().await.unwrap();
+        let given_up = call("/a.B/C").await.unwrap();
+        drop(given_up);
+        assert_eq!(recorder.load().in_flight, 0);
     }
 
     #[tokio::test(start_paused = true)]

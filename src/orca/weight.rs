@@ -1,7 +1,10 @@
 //! What an endpoint weighs by its own reports, as gRFC A58 has it.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -125,8 +128,8 @@ impl Weight {
     }
 
     /// From now on.
-    pub(crate) fn goes_by(&self, rule: &Rule) {
-        self.rule.store(rule.clone().into());
+    pub(crate) fn goes_by(&self, rule: &Arc<Rule>) {
+        self.rule.store(Arc::clone(rule));
     }
 
     /// It takes calls since then: what it reported before is of no use.
@@ -206,7 +209,7 @@ mod tests {
             Instant::now(),
         );
         let weight = Weight::new(now);
-        weight.goes_by(&rule);
+        weight.goes_by(&rule.into());
         weight.heard_with_call(report, now);
         weight.now(now)
     }
@@ -366,11 +369,11 @@ mod tests {
     #[test]
     fn where_reports_come_by_themselves_those_of_calls_do_not_count() {
         let watch = Watch::new();
-        watch.0.goes_by(&Rule {
+        watch.0.goes_by(&Arc::new(Rule {
             out_of_band: true,
             blackout: Duration::ZERO,
             ..Rule::default()
-        });
+        }));
 
         watch.hears(1.0);
         assert!(!watch.says(1.0));
