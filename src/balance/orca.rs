@@ -33,7 +33,7 @@ use crate::{
 /// that stand for sizes are best left out.
 ///
 /// Reports come in the trailers of calls, or on a stream where that is [asked for](Self::out_of_band). A server has
-/// them by [`orca::Recorder`]; C++, Java and Go have them as well.
+/// them by [`orca::Recorder`](crate::orca::Recorder); C++, Java and Go have them as well.
 ///
 /// # Limits
 ///

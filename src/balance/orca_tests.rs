@@ -6,9 +6,11 @@ use crate::orca::Report;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn reports(endpoint: &Endpoint, utilization: f64, calls: f64) {
-    let mut report = Report::default();
-    report.application_utilization = utilization;
-    report.rps_fractional = calls;
+    let report = Report {
+        application_utilization: utilization,
+        rps_fractional: calls,
+        ..Report::default()
+    };
     let now = Instant::now();
     let weight = endpoint.vitals().sense().weight(now);
     weight.heard_with_call(&report, now);
@@ -51,7 +53,7 @@ async fn three_to_one_to_one_is_picked_120_000_to_40_000_to_40_000() {
 #[tokio::test(start_paused = true)]
 async fn one_that_towers_is_held_to_ten_times_the_mean_and_one_that_is_tiny_to_a_hundredth() {
     // The mean of the four is 250,000 and a bit: in grpc-go, without caps, the others get nothing.
-    let mut twenty = vec![1.0; 20];
+    let mut twenty = [1.0; 20];
     twenty[0] = 1e6;
 
     let towering = scaled(&twenty.iter().map(|w| Some(*w)).collect::<Vec<_>>()).unwrap();

@@ -19,7 +19,7 @@ use pool::{Known, Pool};
 /// The least busy of those that were asked lately: servers are asked how busy they are, one for each call, and calls
 /// go by the answers of the last second.
 ///
-/// Opt-in: servers must have the layer of an [`orca::Recorder`], which answers. A question costs
+/// Opt-in: servers must have the layer of an [`orca::Recorder`](crate::orca::Recorder), which answers. A question costs
 /// a call without a message, over the same connection; nobody waits for its answer, which is for the calls that come
 /// later.
 ///
