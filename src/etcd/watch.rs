@@ -37,6 +37,10 @@ pub(crate) enum Seen {
     Changed(Vec<KeyChange>),
     /// How it stands by now, where not each change from the one revision to the other was heard, nor ever will
     /// be: only to those who are told every change.
+    #[cfg_attr(
+        not(feature = "coord"),
+        allow(dead_code, reason = "configuration tells from when to when")
+    )]
     Skipped {
         from: i64,
         until: i64,
