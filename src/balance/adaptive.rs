@@ -8,7 +8,7 @@ use std::sync::{
 use super::{Call, Pick, Policy, alias::Alias, dice};
 use crate::{
     Endpoint, Endpoints,
-    endpoint::{OLD_FAILURES, Tick, Vitals, fade},
+    endpoint::{Tick, Vitals, fade},
 };
 
 /// The best of five drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
@@ -23,13 +23,17 @@ use crate::{
 ///   of a stream, with its trailers, by the [one judgement](crate::health::Outcome) of all.
 /// - **Calls in flight** count against what is usual among the five: where there are many, one more weighs little.
 /// - **Old news fades**: without news, two thirds of what made an endpoint look slow are forgotten in twenty
-///   seconds, of its failures in four and a half, so that it is tried again, by one call and not by all.
+///   seconds.
+/// - **Tries** find out who is well again: one call goes to an endpoint that has looked bad for five seconds, or for
+///   nine since a first failure; each try that fails makes the next wait twice as long, up to 36 seconds. Less than
+///   one call in a thousand is spent so, but for the first four. One that is twice as fast as it was, or succeeds, is
+///   believed at once.
 /// - **Weights**, and the [share](Endpoint::share) of one that is new, say how often it is drawn first, and how many
 ///   calls in flight are usual for it.
 ///
-/// The first that is drawn is taken unless another costs a fifth less, and the fewer answers a latency is known by,
-/// the less it counts against an endpoint: to follow every difference would leave some of a fleet's equals idle.
-/// All that is known of an endpoint outlives changes of the set.
+/// The first that is drawn is taken unless another costs a quarter less, or less than that where many calls are in
+/// flight; and the fewer answers a latency is known by, the less it counts against an endpoint: to follow every
+/// difference would leave some of a fleet's equals idle. All that is known of an endpoint outlives changes of the set.
 ///
 /// A pick takes no lock, allocates nothing and looks at six endpoints, however many there are.
 ///
@@ -37,8 +41,9 @@ use crate::{
 ///
 /// All it knows is what this channel's own calls have shown. Where a client calls each server less than once in
 /// some seconds, that is little. A server that was many times slower is found to be fast again only when it is
-/// tried: a minute later or more, where there is no lack of others. `scripts/sim` in the repository says how it does in
-/// seventeen scenarios, beside others, and with what confidence.
+/// tried: where a client makes a hundred calls a second, within five seconds, where it makes ten and several are
+/// slow, in minutes. One that failed for half a minute may wait as long again. `scripts/sim` in the repository says
+/// how it does in seventeen scenarios, beside others, and with what confidence.
 ///
 /// ```
 /// use tonic_fleet::{Channel, balance::Adaptive};
@@ -55,10 +60,12 @@ pub struct Adaptive {
 }
 
 /// What is usual: outlives changes of the set.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fleet {
     /// The latency that calls meet, in microseconds as a float; 0 while nothing is known.
     usual: AtomicU32,
+    /// So many calls may be spent on trying those that look bad.
+    tries: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -87,12 +94,24 @@ const OLD_NEWS: f32 = 20.0;
 /// unlucky once might never be tried again.
 const HOPE: f32 = 0.85;
 /// A latency that looks bad, and is known by fewer answers than this, counts for less than half.
-const DOUBTS: f32 = 3.0;
-/// The first that is drawn is taken, unless another costs less than this part of it.
-const GOOD_ENOUGH: f32 = 0.8;
+const DOUBTS: f32 = 2.0;
+/// The first that is drawn is taken, unless another costs less by this part of it: by so much do equals seem to
+/// differ. Where calls are in flight they tell equals apart, and it is so many times less for each that is usual.
+const SAME: f32 = 0.25;
+const TELLING: f32 = 15.0;
 /// One pick in so many tells what is usual, and counts for so much of it.
 const TELLS: u64 = 4;
 const COUNTS: f32 = 1.0 / 16.0;
+/// One pick in so many earns a try of one that looks bad.
+const EARNS: u64 = 1024;
+/// So many tries may be made at first, and saved.
+const AT_FIRST: u32 = 4;
+const MOST: u32 = 8;
+/// Who takes so many times what is usual, or has lost so much of its good name, looks bad.
+const SLOW: f32 = 2.0;
+const BLAMED: f32 = 0.1;
+/// One that looks slow is tried after so many seconds.
+const TRY_AFTER: f32 = 5.0;
 
 /// The places of the candidates, each once.
 struct Drawn {
@@ -110,6 +129,8 @@ struct Look {
     latency: f32,
     busy: f32,
     blame: f32,
+    /// It has looked bad for so long that it may be tried.
+    doubtful: bool,
 }
 
 impl Policy for Adaptive {
@@ -151,7 +172,15 @@ impl Pick for OfFive {
             *look = self.all[place].look(now, usual);
             busy += look.busy;
         }
+        if bits & (EARNS - 1) == 0 {
+            self.fleet.earns_a_try();
+        }
         let looks = &looks[..drawn.n];
+        if let Some(nth) = looks.iter().position(|look| look.doubtful)
+            && self.fleet.may_try()
+        {
+            return drawn.places[nth];
+        }
         let (least, second) = two_least(looks, busy / drawn.n as f32, drawn.first);
         if self.all.len() > CHOICES {
             self.runner_up.store(drawn.places[second] as u32, Relaxed);
@@ -225,12 +254,18 @@ impl Candidate {
         let usual = if usual > 0.0 { usual } else { known };
         let mut latency = if known > 0.0 { known } else { usual };
         let mut name = conduct.name() as f32 / 256.0;
+        let mut doubtful = false;
         if latency > usual * HOPE || name < 1.0 {
             let silent = form.silent(now);
+            let looks_bad = known > SLOW * usual || name < 1.0 - BLAMED;
+            doubtful = looks_bad
+                && silent > form.rest().max(TRY_AFTER)
+                && conduct.is_open()
+                && self.vitals.in_flight() == 0;
             let hoped = latency.min(usual * HOPE);
             let sure = 1.0 / (1.0 + DOUBTS * form.doubt());
             latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
-            name = 1.0 - (1.0 - name) * fade(silent / OLD_FAILURES);
+            name = 1.0 - (1.0 - name) * fade(silent / form.forgives());
         }
         // At least a microsecond: where nothing is known of anybody, calls in flight decide.
         let latency = latency.max(form.stalled(now)).max(1.0);
@@ -244,11 +279,32 @@ impl Candidate {
             latency,
             busy: self.vitals.in_flight() as f32 * self.per_weight,
             blame,
+            doubtful,
+        }
+    }
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            usual: AtomicU32::new(0),
+            tries: AtomicU32::new(AT_FIRST),
         }
     }
 }
 
 impl Fleet {
+    /// Whether one more call may be spent on a try.
+    fn may_try(&self) -> bool {
+        let one_less = |tries: u32| tries.checked_sub(1);
+        self.tries.fetch_update(Relaxed, Relaxed, one_less).is_ok()
+    }
+
+    fn earns_a_try(&self) {
+        let one_more = |tries| (tries < MOST).then_some(tries + 1);
+        let _ = self.tries.fetch_update(Relaxed, Relaxed, one_more);
+    }
+
     fn meets(&self, latency: f32) {
         if latency == 0.0 {
             return;
@@ -268,10 +324,11 @@ impl Fleet {
 fn two_least(looks: &[Look], busy: f32, first: usize) -> (usize, usize) {
     let mut least = (f32::INFINITY, 0);
     let mut second = least;
+    let good_enough = 1.0 - SAME / (1.0 + TELLING * busy);
     for (nth, look) in looks.iter().enumerate() {
         let mut cost = look.latency * (look.busy + 1.0 + busy) * look.blame;
         if nth == first {
-            cost *= GOOD_ENOUGH;
+            cost *= good_enough;
         }
         if cost < least.0 {
             (second, least) = (least, (cost, nth));

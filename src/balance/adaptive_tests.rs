@@ -95,6 +95,27 @@ async fn one_that_fails_at_once_is_given_next_to_nothing_and_its_share_when_it_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_was_slow_is_tried_now_and_then_and_soon_believed_to_be_fast() {
+    for seed in 0..10 {
+        let mut fleet = seeded(20, seed);
+        let usual = |nth| (about(MILLI * 5, nth + seed as usize * 7_919), Code::Ok);
+        calls(&mut fleet, 400, |_, nth| usual(nth)).await;
+
+        let slow = calls(&mut fleet, 4_000, |at, nth| match at {
+            0 => (about(MILLI * 100, nth), Code::Ok),
+            _ => usual(nth),
+        });
+        let slow = slow.await;
+        // Eight seconds, and five more.
+        calls(&mut fleet, 1_600, |_, nth| usual(nth)).await;
+        let well = calls(&mut fleet, 1_000, |_, nth| usual(nth)).await;
+
+        assert!((1..=8).contains(&slow[0]), "{slow:?}");
+        assert!((20..100).contains(&well[0]), "{well:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn equals_share_evenly_where_calls_come_one_by_one() {
     for seed in 0..20 {
         let mut fleet = seeded(3, seed);

@@ -25,6 +25,8 @@ pub(crate) struct Form {
     moved: AtomicU64,
     /// One over the number of answers that the average is worth, as a float; 0 while nothing is known.
     doubt: AtomicU32,
+    /// For so many seconds it had better be left alone after its last failure, as a float.
+    rest: AtomicU32,
 }
 
 /// A moment, in nanoseconds: exact, so that an age does not depend on when this process began to count.
@@ -34,8 +36,11 @@ pub(crate) struct Tick(u64);
 /// Fifty calls, or twenty seconds, count for most of the average.
 const LEAST: f32 = 0.02;
 const MEMORY: f32 = 20.0;
+/// After a first failure, and at most; each failure after a rest makes the next twice as long.
+const REST: f32 = 9.0;
+const LONGEST_REST: f32 = 36.0;
 /// A server of which so many seconds nothing was heard, and which then answers twice as soon, is another by now.
-const OTHER: f32 = 1.0;
+pub(super) const OTHER: f32 = 1.0;
 /// Failures that are older than so many seconds count for little: in sight of them a server that is well again
 /// is tried before ten seconds are over.
 pub(crate) const OLD_FAILURES: f32 = 4.5;
@@ -86,9 +91,34 @@ impl Form {
         self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// What a call showed is news of this moment.
-    pub(super) fn is_news(&self, now: Moment) {
-        self.heard.store(Tick::of(now).0, Relaxed);
+    /// A call to it failed.
+    pub(super) fn failed(&self, now: Moment) {
+        let now = Tick::of(now);
+        let rest = self.rest();
+        // Those that fail together are one failure; one that was tried after a rest is another.
+        if rest == 0.0 {
+            self.rest.store(REST.to_bits(), Relaxed);
+        } else if self.silent(now) > rest * 0.5 {
+            self.rest
+                .store((rest * 2.0).min(LONGEST_REST).to_bits(), Relaxed);
+        }
+        self.heard.store(now.0, Relaxed);
+    }
+
+    /// A call to it went well.
+    #[inline]
+    pub(super) fn succeeded(&self) {
+        let rest = self.rest();
+        if rest > 0.0 {
+            let rest = if rest > REST { rest * 0.5 } else { 0.0 };
+            self.rest.store(rest.to_bits(), Relaxed);
+        }
+    }
+
+    /// For how many seconds it had better be left alone after its last failure.
+    #[inline]
+    pub(crate) fn rest(&self) -> f32 {
+        f32::from_bits(self.rest.load(Relaxed))
     }
 
     /// A good answer took so long. To be told before [`Form::speaks`], as it weighs the more the longer
@@ -122,9 +152,11 @@ impl Form {
         }
     }
 
-    /// Nothing is known of how soon it answers.
+    /// What it did before does not count from now on.
     pub(super) fn forget(&self) {
         self.latency.store(0, Relaxed);
+        self.doubt.store(0, Relaxed);
+        self.rest.store(0, Relaxed);
     }
 
     /// Microseconds to the head of a response; 0 while nothing is known.
@@ -143,6 +175,15 @@ impl Form {
     #[inline]
     pub(crate) fn silent(&self, now: Tick) -> f32 {
         now.since(Tick(self.heard.load(Relaxed)))
+    }
+
+    /// In so many seconds without news, two thirds of its failures are forgotten.
+    #[inline]
+    pub(crate) fn forgives(&self) -> f32 {
+        match self.rest() {
+            rest if rest > REST => rest,
+            _ => OLD_FAILURES,
+        }
     }
 
     /// For how many microseconds all calls that wait have waited in vain, if any do.
@@ -263,6 +304,23 @@ mod tests {
         form.kept_waiting(MILLI * 10);
 
         assert_eq!(form.latency(), 20_000.0);
+    }
+
+    #[test]
+    fn failures_together_are_one_and_each_after_a_rest_makes_the_next_twice_as_long() {
+        let (form, began) = (Form::default(), Instant::now());
+        let fails = |seconds: f32| {
+            form.failed(Moment::at(began + Duration::from_secs_f32(seconds)));
+            form.rest()
+        };
+
+        let rests = [0.0, 0.1, 0.2, 9.5, 28.0, 28.1, 65.0, 102.0].map(fails);
+        form.succeeded();
+        let after_one = form.rest();
+        (0..2).for_each(|_| form.succeeded());
+
+        assert_eq!(rests, [9.0, 9.0, 9.0, 18.0, 36.0, 36.0, 36.0, 36.0]);
+        assert_eq!((after_one, form.rest()), (18.0, 0.0));
     }
 
     #[test]

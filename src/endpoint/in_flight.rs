@@ -171,11 +171,13 @@ impl InFlight {
     /// What its end says about the server's form.
     fn is_heard_of(&mut self, ended: &Ended<'_>, outcome: Outcome) {
         let by_server = matches!(ended.by(), EndedBy::Status | EndedBy::Reset);
+        let form = self.vitals.form();
+        if outcome == Outcome::Failure {
+            form.failed(Moment::now());
+        }
         if self.waits && by_server {
             self.waits = false;
-            self.vitals.form().speaks(Moment::now());
-        } else if outcome == Outcome::Failure {
-            self.vitals.form().is_news(Moment::now());
+            form.speaks(Moment::now());
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Form, InFlight, Latency, OLD_FAILURES, Senses, fade, links::Links};
+use super::{Form, InFlight, Latency, Senses, fade, form::OTHER, links::Links};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Mode, Notice, Outcome, PUSHBACK, Turn},
@@ -233,7 +233,10 @@ impl Vitals {
 
     /// A call succeeded before which nothing was heard for so many seconds: what came before is so old.
     pub(super) fn succeeded(&self, on_trial: bool, silent: f32) {
-        self.conduct.fades(|| fade(silent / OLD_FAILURES));
+        self.conduct.fades(|| {
+            fade(silent / self.form.forgives()) * if silent > OTHER { 0.25 } else { 1.0 }
+        });
+        self.form.succeeded();
         if self.conduct.succeeded(on_trial) == Turn::Proved {
             self.raise(Notice::Proved);
         }
