@@ -43,7 +43,13 @@ pub(super) async fn call_one(
 ) -> Result<http::Response<Answer>, Status> {
     let again = request.extensions_mut().remove();
     let method = channel.shared.wanted.of(request.uri().path());
-    let mut call = Attempts::begin(channel, method, again, request)?;
+    let begun = Begun::call(
+        &channel.shared,
+        method.as_deref(),
+        again.as_ref(),
+        &mut request,
+    )?;
+    let mut call = Attempts::new(channel, method, again, begun, request);
     match call.room_at(&endpoint).await {
         Ok(chosen) => {
             let nowhere_else = move || Some(away(&endpoint));
@@ -66,8 +72,17 @@ pub(super) fn call(channel: Channel, mut request: http::Request<Body>) -> Callin
         let time = limit(&channel.shared, method.as_deref());
         return Box::pin(repeat(channel, wanted.clone(), time, request));
     }
-    match Attempts::begin(channel, method, again, request) {
-        Ok(call) => Box::pin(call.run(Attempts::choose_now, || None)),
+    let begun = Begun::call(
+        &channel.shared,
+        method.as_deref(),
+        again.as_ref(),
+        &mut request,
+    );
+    match begun {
+        Ok(begun) => {
+            let call = Attempts::new(channel, method, again, begun, request);
+            Box::pin(call.run(Attempts::choose_now, || None))
+        }
         Err(status) => Box::pin(future::ready(Err(status))),
     }
 }
@@ -99,39 +114,31 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// A call that is counted and let in.
+    /// A call that was counted and let in. Made in one piece: it is large, and on its way into a box.
     #[inline]
-    fn begin(
+    fn new(
         channel: Channel,
         method: Option<Arc<Method>>,
         again: Option<Attempt>,
+        begun: Begun,
         mut request: http::Request<Body>,
-    ) -> Result<Self, Status> {
-        let begun = Begun::call(
-            &channel.shared,
-            method.as_deref(),
-            again.as_ref(),
-            &mut request,
-        )?;
-        let keep = again.as_ref().map(Attempt::keep);
-        let mut call = Self {
+    ) -> Self {
+        let mut tried = Vec::new();
+        let again = again.map(|attempt| Among::begin(attempt, &mut tried));
+        let keep = again.as_ref().map(|among| among.attempt.keep());
+        Self {
             deadline: begun.deadline,
             method,
             direct: request.extensions_mut().remove(),
             channel,
             patience: None,
-            tried: Vec::new(),
+            tried,
             refused: None,
-            outgoing: Outgoing::new(request),
+            outgoing: Outgoing::keeping(keep.unwrap_or(Outgoing::KEPT), request),
             admitted: begun.admitted,
             counted: begun.counted,
-            again: again.map(|attempt| Box::new(Among::new(attempt))),
-        };
-        if let Some(keep) = keep {
-            call.outgoing.keep(keep);
-            call.begin_anew();
+            again,
         }
-        Ok(call)
     }
 
     /// An answer from the first that is chosen; or from another when it did not come to be processed there,
@@ -514,7 +521,9 @@ mod tests {
         let channel = channel.build().unwrap();
         let request = http::Request::builder().header(&TIMEOUT, "5S");
         let request = request.body(Body::empty()).unwrap();
-        let mut call = Attempts::begin(channel, None, None, request).unwrap();
+        let mut request = request;
+        let begun = Begun::call(&channel.shared, None, None, &mut request).unwrap();
+        let mut call = Attempts::new(channel, None, None, begun, request);
 
         tokio::time::advance(Duration::from_secs(2)).await;
         call.tell_time_left();

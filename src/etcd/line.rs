@@ -64,8 +64,7 @@ impl Line {
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let connection = self.0.connection.get_or_try_init(|| self.dial());
         let connection = connection.await.map_err(unsent)?;
-        let mut call = Outgoing::new(request);
-        call.keep(0);
+        let mut call = Outgoing::keeping(0, request);
         match connection.call(&mut call).await {
             Ok(response) => Ok(response.map(Body::new)),
             Err(Failure::NotSent(error) | Failure::Refused(error)) => Err(unsent(error)),

@@ -48,19 +48,23 @@ pub(super) struct Origin {
 }
 
 impl Outgoing {
+    /// How much of a body is kept, unless something else is said.
+    pub(crate) const KEPT: usize = 64 << 10;
+
     #[inline]
     pub(crate) fn new(request: Request<Body>) -> Self {
+        Self::keeping(Self::KEPT, request)
+    }
+
+    /// Of whose body so much is kept; 0 never sends a body twice.
+    #[inline]
+    pub(crate) fn keeping(bytes: usize, request: Request<Body>) -> Self {
         let (head, body) = request.into_parts();
         Self {
             head,
             lent: None,
-            source: Source::new(body),
+            source: Source::new(body, bytes),
         }
-    }
-
-    /// Sets how much of the body is kept. 64 KiB, unless set; 0 never sends a body twice.
-    pub(crate) fn keep(&mut self, bytes: usize) {
-        self.source.kept.most = bytes;
     }
 
     /// The method called, as `/package.Service/Method`.
@@ -221,21 +225,19 @@ struct Kept {
     whole: bool,
 }
 
-const KEPT: usize = 64 << 10;
-
 const GRPC: &str = "application/grpc";
 const TRAILERS: &str = "trailers";
 
 impl Source {
     #[inline]
-    fn new(body: Body) -> Self {
+    fn new(body: Body, most: usize) -> Self {
         let ended = body.is_end_stream();
         Self {
             body,
             ended,
             ahead: None,
             kept: Kept {
-                most: KEPT,
+                most,
                 whole: true,
                 ..Kept::default()
             },
@@ -347,6 +349,10 @@ mod tests {
     use super::*;
 
     fn outgoing(frames: &[&'static [u8]]) -> Outgoing {
+        Outgoing::new(request(frames))
+    }
+
+    fn request(frames: &[&'static [u8]]) -> Request<Body> {
         let frames = frames.to_vec();
         let frames = frames
             .into_iter()
@@ -356,7 +362,7 @@ mod tests {
         request
             .headers_mut()
             .insert("x-key", HeaderValue::from_static("v"));
-        Outgoing::new(request)
+        request
     }
 
     fn origin() -> Origin {
@@ -441,8 +447,7 @@ mod tests {
 
     #[test]
     fn a_body_longer_than_what_is_kept_cannot_be_sent_again() {
-        let mut call = outgoing(&[b"one", b"two"]);
-        call.keep(5);
+        let mut call = Outgoing::keeping(5, request(&[b"one", b"two"]));
         assert_eq!(next(&mut call).unwrap(), "one");
         assert!(call.rewind());
 

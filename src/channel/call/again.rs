@@ -29,12 +29,14 @@ pub(super) struct Among {
 }
 
 impl Among {
-    pub(super) fn new(attempt: Attempt) -> Self {
-        Self {
+    /// In a box; and what the others tried.
+    pub(super) fn begin(attempt: Attempt, tried: &mut Vec<InstanceId>) -> Box<Self> {
+        attempt.been(tried);
+        Box::new(Self {
             attempt,
-            been: 0,
+            been: tried.len(),
             sent: 0,
-        }
+        })
     }
 }
 
