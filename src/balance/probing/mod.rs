@@ -41,7 +41,7 @@ use pool::{Known, Pool};
 ///
 /// # Limits
 ///
-/// It is worth its cost near saturation, where servers pause, and where calls differ much in size. Elsewhere
+/// It is meant for fleets near saturation, servers that pause, and calls that differ much in size. Elsewhere
 /// [`Adaptive`] does as well without a word over the wire. What a server says is believed. Each client's questions add a call to the server for each
 /// call of its own, of a few microseconds each.
 ///
