@@ -29,12 +29,14 @@ use tonic_fleet::{
 };
 use ward::{Illness, Tally, Ward};
 
-const POLICIES: [&str; 5] = [
+const POLICIES: [&str; 7] = [
     "round_robin",
     "random",
     "weighted",
     "weighted_random",
     "least_loaded",
+    "adaptive",
+    "orca",
 ];
 
 /// Fifty seconds of calls; a debug build makes fewer of them.
