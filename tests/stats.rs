@@ -130,7 +130,10 @@ async fn play(channel: &Channel, ledgers: &[Ledger], calls: usize) {
             1 => drop(ask(channel, "fail 5", None).await.unwrap_err()),
             2 => {
                 let late = ask(channel, "sleep", Some(Duration::from_secs(1))).await;
-                assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
+                let code = late.unwrap_err().code();
+                // Servers of tonic's end what is late as well, as CANCELLED, and on a busy machine may be first.
+                let is_late = matches!(code, Code::DeadlineExceeded | Code::Cancelled);
+                assert!(is_late, "{code:?}");
             }
             3 => {
                 let mark = format!("sleep {n}");
