@@ -165,7 +165,7 @@ impl Words {
                 self.scenarios.clone()
             },
         };
-        let mut among_equals = policies(&claims::SHIPPED);
+        let mut among_equals = policies(&contenders::OURS);
         if self.claims && among_equals[0] != claims::HERD_BASE {
             among_equals.insert(0, claims::HERD_BASE.to_owned());
         }

@@ -13,19 +13,6 @@ use crate::{
 pub const POLICIES: [&str; 4] = ["tower", "adaptive", "plain_random", "plain_round_robin"];
 /// The base of the claim that nobody herds.
 pub const HERD_BASE: &str = "round_robin";
-/// Whom users' calls are shared out by, all of them.
-pub const SHIPPED: [&str; 9] = [
-    "round_robin",
-    "adaptive",
-    "random",
-    "weighted",
-    "weighted_random",
-    "least_loaded",
-    "ring_hash",
-    "maglev",
-    "rendezvous",
-];
-
 /// Something that was said, with what was seen.
 #[derive(Clone, Debug, Serialize)]
 pub struct Claim {

@@ -20,10 +20,10 @@ use crate::{
     world,
 };
 
-/// The crate's own are called as `balance::named` calls them.
-const OURS: [&str; 9] = [
-    "adaptive",
+/// The crate's own are called as `balance::named` calls them. First whom equals are shared out by best.
+pub const OURS: [&str; 9] = [
     "round_robin",
+    "adaptive",
     "random",
     "weighted",
     "weighted_random",
