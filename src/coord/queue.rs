@@ -96,11 +96,11 @@ impl Queue {
         let mut losses = Backoff::between(FIRST_PAUSE, LAST_PAUSE).factor(2.0);
         loop {
             let waited = match self.join(value, Whether::Always).await? {
-                Joined::First(place) => return Ok(place),
+                Joined::First(place) => Ok(place),
                 Joined::Behind(place, before) => self.turn(&place, before).await.map(|()| place),
                 Joined::Taken => continue,
             };
-            match waited {
+            match waited.and_then(|place| self.still_held(place)) {
                 Err(why) if why.kind() == ErrorKind::Lost => {
                     tracing::info!(queue = %self.prefix, why = why.chain(), "joining anew");
                     tokio::time::sleep(losses.next()).await;
@@ -112,10 +112,14 @@ impl Queue {
 
     /// Takes the first place, if nobody is there.
     pub(super) async fn first(&self, value: &[u8]) -> Result<Option<Place>> {
-        match self.join(value, Whether::Empty).await? {
-            Joined::First(place) => Ok(Some(place)),
-            // The place is left when it is dropped.
-            Joined::Behind(..) | Joined::Taken => Ok(None),
+        loop {
+            match self.join(value, Whether::Empty).await? {
+                Joined::First(place) if place.seat().is_held() => return Ok(Some(place)),
+                // We stood still meanwhile: the answer is of long ago.
+                Joined::First(_) => {}
+                // The place is left when it is dropped.
+                Joined::Behind(..) | Joined::Taken => return Ok(None),
+            }
         }
     }
 
@@ -197,6 +201,15 @@ impl Queue {
             .when(only)
             .and_then([TxnOp::put(key, value, Some(on_lease)), newest.clone()])
             .or_else([TxnOp::get(key, None), newest])
+    }
+
+    /// Who stood still meanwhile was given the place, and has lost it before he heard so.
+    fn still_held(&self, place: Place) -> Result<Place> {
+        if place.seat().is_held() {
+            return Ok(place);
+        }
+        let why = "the lease ended while etcd's answer was on its way";
+        Err(Error::new(ErrorKind::Lost, self.doing()).because(why))
     }
 
     /// Waits until all who came before have left.

@@ -109,11 +109,13 @@ async fn contend(lock: Lock, dir: PathBuf) {
 /// Adds one to a counter that nothing else protects, and writes our fence where it is guarded.
 async fn stay(guard: Guard, dir: &Path, log: &mut fs::File) {
     let fence = guard.fence();
-    // In one piece, as others read it meanwhile.
-    let line = format!("in {fence} {}\n", now());
-    log.write_all(line.as_bytes()).unwrap();
     let counter = dir.join("counter");
+    let mut came_in = false;
     let work = guard.run(async {
+        // Who is told at the door that it is lost was not inside. In one piece, as others read it meanwhile.
+        let line = format!("in {fence} {}\n", now());
+        log.write_all(line.as_bytes()).unwrap();
+        came_in = true;
         let count: u64 = fs::read_to_string(&counter).unwrap().parse().unwrap();
         let write = Txn::new().and_then([TxnOp::put("guarded", fence.to_string(), None)]);
         // Whether it was written is in etcd's history.
@@ -125,9 +127,11 @@ async fn stay(guard: Guard, dir: &Path, log: &mut fs::File) {
         count + 1
     });
     let wrote = work.await.ok();
-    let wrote = wrote.map_or_else(|| "-".into(), |count| count.to_string());
-    let line = format!("out {fence} {} {wrote}\n", now());
-    log.write_all(line.as_bytes()).unwrap();
+    if came_in {
+        let wrote = wrote.map_or_else(|| "-".into(), |count| count.to_string());
+        let line = format!("out {fence} {} {wrote}\n", now());
+        log.write_all(line.as_bytes()).unwrap();
+    }
     if rand::random() {
         drop(guard);
     } else {
