@@ -45,7 +45,7 @@ Exits 0 only if no call failed.
 RUST_LOG=tonic_fleet=debug shows on standard error what the channel does.";
 
 /// How long to wait, before the first call, for endpoints that are still being connected.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// What to do, as the flags say it.
 struct Plan {

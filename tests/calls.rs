@@ -11,11 +11,13 @@ mod load;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use echo::{Echo, EchoClient, EchoRequest, EchoResponse, EchoServer};
-use futures_util::{FutureExt, Stream, StreamExt, future::join_all, stream};
+use futures_util::{
+    FutureExt, Stream, StreamExt, future::join_all, stream, stream::FuturesUnordered,
+};
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::{
@@ -26,6 +28,9 @@ use tonic::{
     transport::{Server, server::Router},
 };
 use tonic_fleet::{Builder, Channel, resolve::Fixed};
+
+/// Longer than anything is waited for, on a machine that is busy.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A service that does what each case asks for.
 #[derive(Clone, Default)]
@@ -307,7 +312,7 @@ async fn cancel_after_begin() {
 
     drop(calling);
 
-    within_a_second(oracle.dropped.notified()).await;
+    is_seen(oracle.dropped.notified()).await;
 }
 
 #[tokio::test]
@@ -323,22 +328,29 @@ async fn cancel_after_first_response() {
 
     drop(answers);
 
-    within_a_second(oracle.dropped.notified()).await;
+    is_seen(oracle.dropped.notified()).await;
 }
 
 #[tokio::test]
 async fn timeout_on_sleeping_server() {
     let (oracle, mut client) = oracle().await;
     client.unary_echo(ask("connected")).await.unwrap();
-    let mut request = Request::new(ask("sleep:"));
-    request.set_timeout(Duration::from_millis(20));
-    let began = Instant::now();
+    let limited = || {
+        let mut request = Request::new(ask("sleep:"));
+        request.set_timeout(Duration::from_millis(20));
+        request
+    };
+    let began = oracle.begun.notified();
+    tokio::pin!(began);
 
-    let status = client.unary_echo(request).await.unwrap_err();
+    // On a machine that is busy, a call may be over before the server hears of it.
+    while began.as_mut().now_or_never().is_none() {
+        let answer = timeout(SOON, client.unary_echo(limited())).await;
+        let status = answer.expect("it ends with its deadline").unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    }
 
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
-    assert!(Instant::now() - began < Duration::from_millis(500));
-    within_a_second(oracle.dropped.notified()).await;
+    is_seen(oracle.dropped.notified()).await;
 }
 
 #[tokio::test]
@@ -417,15 +429,16 @@ async fn calls_that_find_no_room_go_where_there_is_room_first() {
 
     let calls = (0..64).map(|_| {
         let mut client = EchoClient::new(channel.clone());
-        let mut request = Request::new(ask("hello"));
-        request.set_timeout(Duration::from_secs(3));
-        async move { client.unary_echo(request).await }
+        async move { client.unary_echo(ask("hello")).await }
     });
-    let answers = join_all(calls).await;
+    let mut calls: FuturesUnordered<_> = calls.collect();
 
-    // The one that the stuck server took is lost, and no other waits for it to end.
-    let lost = answers.iter().filter(|answer| answer.is_err());
-    assert_eq!(lost.count(), 1, "{answers:?}");
+    // One is what the stuck server took, and no other waits for it to end.
+    for _ in 0..63 {
+        let answer = timeout(SOON, calls.next()).await.expect("it finds room");
+        answer.unwrap().unwrap();
+    }
+    assert!(calls.next().now_or_never().is_none());
 }
 
 #[tokio::test]
@@ -471,7 +484,7 @@ async fn none_stalls(channel: &Channel, callers: usize, time: Duration) {
     let mean = (Instant::now() - began).mul_f64(callers as f64 / calls as f64);
     println!("{calls} calls, {mean:?} each, the longest {longest:?}");
     assert!(
-        longest < mean * 10 + Duration::from_secs(1),
+        longest < mean * 10 + Duration::from_secs(10),
         "{longest:?}, {mean:?}"
     );
 }
@@ -493,7 +506,7 @@ async fn called_for(channel: Channel, time: Duration, at_least: usize) -> (Durat
     (longest, calls)
 }
 
-async fn within_a_second(event: impl Future<Output = ()>) {
-    let limit = tokio::time::timeout(Duration::from_secs(1), event);
+async fn is_seen(event: impl Future<Output = ()>) {
+    let limit = timeout(SOON, event);
     limit.map(|seen| seen.expect("the server sees it")).await;
 }

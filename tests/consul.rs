@@ -39,7 +39,7 @@ use tonic_fleet::{
     testing::conform,
 };
 
-const TTL: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(4);
 
 fn greeter() -> ServiceName {
     "greeter".parse().unwrap()
@@ -60,7 +60,7 @@ fn read(registry: &Registry) -> Reader {
 }
 
 async fn until(registration: &Registration, state: State) {
-    let reached = timeout(Duration::from_secs(30), registration.until(state)).await;
+    let reached = timeout(Duration::from_secs(60), registration.until(state)).await;
     reached
         .unwrap_or_else(|_| panic!("not {state}: {registration:?}"))
         .unwrap();
@@ -289,7 +289,7 @@ async fn what_others_registered_is_found_with_its_weight_and_health() {
         .await;
     reader.until("gone", |reader| reader.known.is_empty()).await;
 
-    assert_eq!(reader.told(), ["-8a5f"], "nobody was suspected");
+    assert_eq!(reader.changes(), ["-8a5f"], "nobody was suspected");
 }
 
 #[tokio::test]
@@ -314,7 +314,7 @@ async fn one_who_is_critical_for_longer_than_the_grace_is_gone() {
     consul.put("/v1/agent/check/update/alive", &critical).await;
 
     reader.until("gone", |reader| reader.known.is_empty()).await;
-    assert_eq!(reader.told()[1..], ["?greeter@agent", "-greeter@agent"]);
+    assert_eq!(reader.changes()[1..], ["?greeter@agent", "-greeter@agent"]);
     let passing = json!({ "Status": "warning" });
     consul.put("/v1/agent/check/update/alive", &passing).await;
     knows(&mut reader, "back", |i| i.weight == 2).await;
@@ -423,11 +423,11 @@ async fn a_token_opens_and_a_wrong_one_is_told_once_and_recovers() {
 /// An agent that is killed under load, and started again with nothing left of before.
 async fn killed_and_started_again(away: Duration) {
     let mut consul = Consul::start().await;
-    let fleet = Fleet::of(5, &consul.url(), "2s").await;
+    let fleet = Fleet::of(5, &consul.url(), "4s").await;
 
     consul.kill();
     fleet.during(away).await;
-    assert!(fleet.channel.view().stale(Instant::now()).is_some());
+    fleet.stale().await;
     consul.restart().await;
     fleet.whole().await;
     fleet.during(Duration::from_secs(3)).await;
@@ -463,7 +463,7 @@ async fn servers_whose_agent_is_killed_serve_on_and_are_not_doubted() {
     let server = Consul::with(json!({ "gossip_lan": consul::gossip() })).await;
     let mut agent = Consul::joined_to(&server).await;
     // Found by the one agent, registered with the other.
-    let fleet = Fleet::between(5, &agent.url(), &server.url(), "2s").await;
+    let fleet = Fleet::between(5, &agent.url(), &server.url(), "6s").await;
 
     agent.kill();
     server.misses_agents_of("greeter", 5).await;
@@ -485,7 +485,7 @@ async fn a_server_that_leaves_under_load_is_missed_by_nobody() {
         return;
     }
     let consul = Consul::start().await;
-    let mut fleet = Fleet::of(3, &consul.url(), "2s").await;
+    let mut fleet = Fleet::of(3, &consul.url(), "6s").await;
 
     let leaver = fleet.servers.pop().unwrap();
     leaver.registration.close().await.unwrap();

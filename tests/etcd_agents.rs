@@ -28,10 +28,11 @@ use tonic_fleet::{
 
 const INFO: &str = "/os/region/eu-1/info";
 const HEARTBEAT: &str = "/os/region/eu-1/heartbeat";
-const SOON: Duration = Duration::from_secs(20);
+/// Longer than anything is waited for, on a machine that is busy.
+const SOON: Duration = Duration::from_secs(60);
 
 fn agents(etcd: &Etcd) -> Agents {
-    let url = format!("{}?prefix=/os/region/&ttl=2s", etcd.url());
+    let url = format!("{}?prefix=/os/region/&ttl=6s", etcd.url());
     Agents::open(&url.parse().unwrap()).unwrap()
 }
 
@@ -237,7 +238,7 @@ async fn a_crash_loses_only_the_heartbeat_and_a_stop_is_seen_as_one() {
     let mut seen = agents(&etcd).follow().await;
     assert!(seen.is_listed() && seen.list().is_empty());
 
-    let first = Elsewhere::start(&etcd, "2s").await;
+    let first = Elsewhere::start(&etcd, "4s").await;
     assert_eq!(next(&mut seen).await, "online");
     let began = seen.get("eu-1").unwrap().started_at().unwrap();
     let _dead = first.crash();
@@ -310,7 +311,7 @@ async fn the_second_of_two_with_one_id_is_told_and_leaves_the_first_alone() {
 #[tokio::test]
 async fn one_who_stood_still_and_was_replaced_reports_it_and_is_back_when_the_other_stops() {
     let etcd = Etcd::start().await;
-    let first = Elsewhere::start(&etcd, "2s").await;
+    let first = Elsewhere::start(&etcd, "4s").await;
     let mut seen = agents(&etcd).follow().await;
     assert_eq!(next(&mut seen).await, "online");
     let began = seen.get("eu-1").unwrap().started_at();
@@ -377,15 +378,19 @@ async fn an_outage_of_etcd_longer_than_the_lease_makes_the_view_stale_and_then_r
 #[tokio::test]
 async fn a_record_that_somebody_takes_away_is_put_back_at_once() {
     let etcd = Etcd::start().await;
-    let agent = start(&etcd).await;
+    // It beats every twenty seconds: what is put right before, was noticed before.
+    let url = format!("{}?prefix=/os/region/&ttl=60s", etcd.url());
+    let agents = Agents::open(&url.parse().unwrap()).unwrap();
+    let agent = agents.start("eu-1", &json!({})).await.unwrap();
     let (info, ..) = value(&etcd, INFO).await.unwrap();
 
     for key in [INFO, HEARTBEAT] {
         etcd.delete(key).await;
         let deleted = Instant::now();
         while value(&etcd, key).await.is_none() {}
-        println!("{key} is back after {:?}", deleted.elapsed_by_now());
-        assert!(deleted.elapsed_by_now() < Duration::from_millis(500));
+        let away = Instant::now() - deleted;
+        println!("{key} is back after {away:?}");
+        assert!(away < Duration::from_secs(8), "{away:?}");
     }
 
     assert_eq!(value(&etcd, INFO).await.unwrap().0, info);
@@ -422,7 +427,7 @@ async fn who_is_gone_for_long_enough_is_cleaned_away_and_one_who_came_back_is_no
             .build()
             .unwrap();
         let agent = runtime.block_on(async {
-            let url = format!("{url}?prefix=/os/region/&ttl=2s");
+            let url = format!("{url}?prefix=/os/region/&ttl=30s");
             let agents = Agents::open(&url.parse().unwrap()).unwrap();
             agents.start("eu-1", &()).await.unwrap()
         });
@@ -439,15 +444,4 @@ async fn who_is_gone_for_long_enough_is_cleaned_away_and_one_who_came_back_is_no
     assert_eq!(value(&etcd, "/os/region/old/info").await, None);
     drop(agent);
     runtime.shutdown_background();
-}
-
-/// clippy forbids `Instant::elapsed`, which hides that it looks at a clock.
-trait ByNow {
-    fn elapsed_by_now(&self) -> Duration;
-}
-
-impl ByNow for Instant {
-    fn elapsed_by_now(&self) -> Duration {
-        Self::now() - *self
-    }
 }

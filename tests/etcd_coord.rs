@@ -26,12 +26,17 @@ use etcd_client::GetOptions;
 use tokio::time::{Instant, sleep};
 use tonic_fleet::coord::{Coordinator, Retry};
 
-/// Longer than anything is waited for.
-const SOON: Duration = Duration::from_secs(20);
+/// Longer than anything is waited for, on a machine that is busy.
+const SOON: Duration = Duration::from_secs(60);
 
-/// A coordinator with leases of its own, of two seconds.
+/// A coordinator with leases of its own, which last longer than a machine ever stands still.
 async fn coordinator(etcd: &etcd::Etcd) -> Coordinator {
-    let url = etcd.url() + "?ttl=2s";
+    leased(etcd, 30).await
+}
+
+/// A coordinator whose leases last so many seconds.
+async fn leased(etcd: &etcd::Etcd, seconds: u64) -> Coordinator {
+    let url = format!("{}?ttl={seconds}s", etcd.url());
     Coordinator::connect(url.parse().unwrap()).await.unwrap()
 }
 

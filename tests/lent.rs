@@ -44,7 +44,10 @@ impl Host {
             let _entered = runtime.enter();
             let socket = TcpSocket::new_v4().unwrap();
             socket.set_reuseaddr(true).unwrap();
-            socket.bind(at.parse().unwrap()).unwrap();
+            // One that was there before may not be gone yet.
+            while socket.bind(at.parse().unwrap()).is_err() {
+                std::thread::yield_now();
+            }
             socket.listen(128).unwrap()
         };
         let address = listener.local_addr().unwrap();

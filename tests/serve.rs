@@ -7,10 +7,19 @@ mod echo;
 
 use std::{net::SocketAddr, time::Duration};
 
-use echo::{Echo, EchoClient, EchoRequest, EchoServer};
+use echo::{Echo, EchoClient, EchoRequest, EchoResponse, EchoServer};
 use futures_util::StreamExt;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::Instant};
-use tonic::transport::{Endpoint, Server, server::Router};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{
+    Streaming,
+    transport::{Endpoint, Server, server::Router},
+};
 use tonic_fleet::{
     ErrorKind, Instance, Memory, Registrar, Result, ServiceName,
     register::{Served, State},
@@ -21,8 +30,8 @@ fn greeter() -> ServiceName {
     "greeter".parse().unwrap()
 }
 
-fn router(delay: Duration) -> Router {
-    Server::builder().add_service(EchoServer::new(Echo::new("a").delay(delay)))
+fn router() -> Router {
+    Server::builder().add_service(EchoServer::new(Echo::new("a")))
 }
 
 async fn call(addr: SocketAddr) -> Result<(), tonic::Status> {
@@ -34,20 +43,37 @@ async fn call(addr: SocketAddr) -> Result<(), tonic::Status> {
     client.unary_echo(EchoRequest { message }).await.map(drop)
 }
 
+/// A call that runs: the server has answered that it has begun.
+struct Calling {
+    say: mpsc::UnboundedSender<EchoRequest>,
+    answers: Streaming<EchoResponse>,
+}
+
+impl Calling {
+    async fn at(addr: SocketAddr) -> Self {
+        let (say, said) = mpsc::unbounded_channel();
+        let mut client = EchoClient::connect(format!("http://{addr}")).await.unwrap();
+        let asked = UnboundedReceiverStream::new(said);
+        let answers = client.bidirectional_streaming_echo(asked).await.unwrap();
+        let answers = answers.into_inner();
+        Self { say, answers }
+    }
+}
+
 struct Running {
     addr: SocketAddr,
     stop: oneshot::Sender<()>,
     server: JoinHandle<Result<Served>>,
 }
 
-async fn run(registrar: Registrar, delay: Duration) -> Running {
+async fn run(registrar: Registrar) -> Running {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let own = listener.local_addr().unwrap();
     let instance = Instance::at(own).unwrap().id("a").unwrap();
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(async move {
         registrar
-            .serve_until("greeter", instance, listener, router(delay), stopped)
+            .serve_until("greeter", instance, listener, router(), stopped)
             .await
     });
     let addr = ([127, 0, 0, 1], own.port()).into();
@@ -60,7 +86,7 @@ async fn a_server_is_announced_at_a_routable_address_and_leaves_in_order() {
     let mut updates = registry.resolve(&greeter());
     assert!(matches!(updates.next().await, Some(Update::Reset(all)) if all.is_empty()));
 
-    let running = run(Registrar::on(registry), Duration::ZERO).await;
+    let running = run(Registrar::on(registry)).await;
     let Some(Update::Delta(changes)) = updates.next().await else {
         panic!()
     };
@@ -85,32 +111,32 @@ async fn a_server_is_announced_at_a_routable_address_and_leaves_in_order() {
 #[tokio::test]
 async fn a_call_that_runs_when_the_server_leaves_finishes() {
     let registrar = Registrar::on(Memory::default()).notice(Duration::ZERO);
-    let running = run(registrar, Duration::from_millis(400)).await;
-    let calling = tokio::spawn(call(running.addr));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let running = run(registrar).await;
+    let Calling { say, mut answers } = Calling::at(running.addr).await;
 
     drop(running.stop);
+    while call(running.addr).await.is_ok() {}
+    say.send(EchoRequest::default()).unwrap();
+    assert!(answers.message().await.unwrap().is_some());
+    drop(say);
     let served = running.server.await.unwrap().unwrap();
 
     assert!(served.finished);
-    calling.await.unwrap().unwrap();
+    assert!(answers.message().await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_call_that_runs_longer_than_the_drain_is_left_behind() {
     let registrar = Registrar::on(Memory::default()).notice(Duration::ZERO);
     let registrar = registrar.finish_timeout(Duration::from_millis(100));
-    let running = run(registrar, Duration::from_secs(60)).await;
-    let calling = tokio::spawn(call(running.addr));
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let began = Instant::now();
+    let running = run(registrar).await;
+    let calling = Calling::at(running.addr).await;
 
     drop(running.stop);
     let served = running.server.await.unwrap().unwrap();
 
     assert!(!served.finished);
-    assert!(Instant::now() - began < Duration::from_secs(1));
-    calling.abort();
+    drop(calling);
 }
 
 #[tokio::test]
@@ -119,7 +145,7 @@ async fn a_server_serves_while_the_registry_is_out_of_reach_and_is_announced_whe
     registry.outage(true);
     let registrar = Registrar::on(registry.clone()).patience(Duration::from_millis(50));
 
-    let running = run(registrar.notice(Duration::ZERO), Duration::ZERO).await;
+    let running = run(registrar.notice(Duration::ZERO)).await;
     call(running.addr).await.unwrap();
     assert!(registry.instances(&greeter()).is_empty());
     let mut updates = registry.resolve(&greeter());
@@ -137,7 +163,7 @@ async fn a_server_serves_while_the_registry_is_out_of_reach_and_is_announced_whe
 #[tokio::test]
 async fn a_server_that_cannot_withdraw_says_so_and_stops_all_the_same() {
     let registry = Memory::default();
-    let running = run(Registrar::on(registry.clone()), Duration::ZERO).await;
+    let running = run(Registrar::on(registry.clone())).await;
     let mut updates = registry.resolve(&greeter());
     while registry.instances(&greeter()).is_empty() {
         updates.next().await;

@@ -208,7 +208,7 @@ async fn new_certificates_are_taken_up_without_a_restart() {
 
     // The news of the old one's end may still be on its way.
     let answered = async { while asked(&channel).await.unwrap() != "new" {} };
-    tokio::time::timeout(Duration::from_secs(10), answered)
+    tokio::time::timeout(Duration::from_secs(60), answered)
         .await
         .unwrap();
 }

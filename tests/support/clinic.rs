@@ -34,7 +34,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::echo::{Echo, EchoClient, EchoRequest, EchoServer};
 
 /// How long anything may take on a busy machine.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub struct Clinic {
     pub patients: Vec<Patient>,

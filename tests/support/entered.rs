@@ -32,7 +32,7 @@ pub struct Entered {
 }
 
 /// Long enough for a reader to see a mark.
-const NOTICED: Duration = Duration::from_millis(400);
+const NOTICED: Duration = Duration::from_secs(1);
 
 impl Entered {
     pub async fn before(consul: &Arc<Consul>, open: fn(&str) -> Registry) -> Self {

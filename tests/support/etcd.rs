@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
-use process::free_port;
+pub use process::free_port;
 
 /// One etcd process, on ports of its own; killed when dropped. Its data is in memory where there is
 /// such a place.
@@ -45,7 +45,7 @@ pub struct Etcd {
 pub struct Cluster(pub Vec<Etcd>);
 
 /// How long a server may take to be ready, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Etcd {
     /// A server alone, ready.
@@ -188,7 +188,7 @@ impl Etcd {
 
     /// A client of its own, which asks nobody else.
     pub async fn client(&self) -> Client {
-        self.connect().await.unwrap()
+        until_done(|| self.connect()).await
     }
 
     async fn connect(&self) -> Result<Client, etcd_client::Error> {
@@ -242,6 +242,15 @@ impl Etcd {
         fs::remove_dir_all(self.data()).unwrap();
     }
 
+    async fn leads(&self) -> bool {
+        let asking = async { self.connect().await?.status().await };
+        let Ok(Ok(status)) = timeout(Duration::from_secs(1), asking).await else {
+            return false;
+        };
+        let header = status.header();
+        header.is_some_and(|header| header.member_id() == status.leader())
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
@@ -253,25 +262,27 @@ impl Etcd {
 
     /// Puts a key, without a lease.
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) {
-        self.client().await.put(key, value, None).await.unwrap();
+        let (client, value) = (self.client().await, value.into());
+        until_done(async || client.clone().put(key, value.clone(), None).await).await;
     }
 
     /// Puts a key under a new lease, and answers with the lease.
     pub async fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, ttl: i64) -> i64 {
-        let mut client = self.client().await;
-        let lease = client
-            .lease_grant(ttl, None::<LeaseGrantOptions>)
-            .await
-            .unwrap()
-            .id();
-        let options = PutOptions::new().with_lease(lease);
-        client.put(key, value, Some(options)).await.unwrap();
+        let (client, value) = (self.client().await, value.into());
+        let grant = async || {
+            let mut client = client.clone();
+            client.lease_grant(ttl, None::<LeaseGrantOptions>).await
+        };
+        let lease = until_done(grant).await.id();
+        let options = || Some(PutOptions::new().with_lease(lease));
+        until_done(async || client.clone().put(key, value.clone(), options()).await).await;
         lease
     }
 
     /// Deletes a key.
     pub async fn delete(&self, key: &str) {
-        self.client().await.delete(key, None).await.unwrap();
+        let client = self.client().await;
+        until_done(async || client.clone().delete(key, None).await).await;
     }
 
     /// A number that the server counts, as `/metrics` names it; 0 when it is not there.
@@ -326,15 +337,14 @@ impl Cluster {
 
     /// Which member leads.
     pub async fn leader(&self) -> usize {
-        for (at, member) in self.0.iter().enumerate() {
-            let status = member.client().await.status().await;
-            if let Ok(status) = status
-                && status
-                    .header()
-                    .is_some_and(|header| header.member_id() == status.leader())
-            {
-                return at;
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            for (at, member) in self.0.iter().enumerate() {
+                if member.leads().await {
+                    return at;
+                }
             }
+            sleep(Duration::from_millis(10)).await;
         }
         panic!("the cluster has no leader");
     }
@@ -349,6 +359,19 @@ impl Cluster {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Asks until it is done: where a machine is busy, a cluster elects another leader at any time, and says so.
+/// What is asked may be done twice.
+async fn until_done<T>(mut ask: impl AsyncFnMut() -> Result<T, etcd_client::Error>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Ok(done) => return done,
+            Err(why) => assert!(Instant::now() < until, "{why}"),
+        }
+        sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Member {
 }
 
 /// How long anything may take to come right again after the fault is mended.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Fleet {
     /// So many servers, all registered here with this time to live, all connected, and under load.
@@ -97,6 +97,16 @@ impl Fleet {
     /// Waits while callers call.
     pub async fn during(&self, time: Duration) {
         sleep(time).await;
+    }
+
+    /// Returns when the channel knows that it hears nothing of the registry.
+    pub async fn stale(&self) {
+        let since = Instant::now();
+        while self.channel.view().stale(Instant::now()).is_none() {
+            let waited = Instant::now() - since;
+            assert!(waited < PATIENCE, "not stale: {}", self.channel.view());
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Returns when all servers stand in the registry, by their own account, and are ready in the view.

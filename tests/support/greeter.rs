@@ -15,8 +15,8 @@ use tonic_fleet::{
 
 use crate::{etcd::Etcd, reader::Reader};
 
-/// How soon a reader must be back after the registry is.
-pub const SOON: Duration = Duration::from_secs(8);
+/// Longer than a reader ever takes to be back after the registry is, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
 /// Longer than the relist that follows a cut.
 pub const SETTLED: Duration = Duration::from_millis(700);
 

@@ -18,7 +18,8 @@ use tonic_fleet::{Instance, Register, Registration, ServiceName, etcd::Registry,
 use crate::etcd::Etcd;
 
 pub const KEY: &str = "/services/greeter/a";
-pub const SOON: Duration = Duration::from_secs(20);
+/// Longer than anything is waited for, on a machine that is busy.
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub fn greeter() -> ServiceName {
     "greeter".parse().unwrap()
@@ -50,6 +51,14 @@ pub async fn standing(client: &mut Client) -> Option<(Instance, i64)> {
     let kv = got.kvs().first()?;
     Some((serde_json::from_slice(kv.value()).unwrap(), kv.lease()))
 }
+
+/// With leases that are renewed every twenty seconds: what is put right before, was noticed before.
+pub fn seldom_renewed(etcd: &Etcd) -> String {
+    etcd.url() + "?ttl=60s"
+}
+
+/// Far less than the time between two renewals, and far more than a machine stands still.
+pub const AT_ONCE: Duration = Duration::from_secs(8);
 
 /// Whether a lease lives.
 pub async fn lives(client: &mut Client, lease: i64) -> bool {

@@ -7,10 +7,12 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     env,
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command},
+    sync::Mutex,
 };
 
 use nix::{
@@ -61,11 +63,13 @@ pub fn signal(child: &Child, signal: Signal) {
 }
 
 /// A port that nobody has, below those that the system gives to connections: nobody will have
-/// taken it when a server is started again.
+/// taken it when a server is started again, and no other test of this program is given it.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = rand::random_range(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if free && GIVEN.lock().unwrap().insert(port) {
             return port;
         }
     }

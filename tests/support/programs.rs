@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// Longer than anything a program is waited for.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A program that prints a JSON object a line.
 pub struct Program {
@@ -55,10 +55,10 @@ impl Program {
         }
     }
 
-    /// A server of this id that is in the registry, with a lease of two seconds.
+    /// A server of this id that is in the registry.
     pub async fn registered(registry: &str, id: &str, more: &str) -> Self {
         let mut server = Self::server(&format!(
-            "--registry {registry} --service services-echo --id {id} --ttl 2 {more}"
+            "--registry {registry} --service services-echo --id {id} {more}"
         ));
         server.says("registered").await;
         server

@@ -55,7 +55,7 @@ impl Reader {
 
     /// Reads until it is so; fails when it takes too long.
     pub async fn until(&mut self, what: &str, is: impl Fn(&Self) -> bool) {
-        self.until_within(Duration::from_secs(30), what, is).await;
+        self.until_within(Duration::from_secs(60), what, is).await;
     }
 
     pub async fn until_within(
@@ -101,6 +101,14 @@ impl Reader {
     /// The words since the last look.
     pub fn told(&mut self) -> Vec<String> {
         std::mem::take(&mut self.words)
+    }
+
+    /// The words since the last look that say something of servers: a machine that stands still makes any
+    /// registry stale for a moment.
+    pub fn changes(&mut self) -> Vec<String> {
+        let mut told = self.told();
+        told.retain(|word| word != "stale" && word != "fresh");
+        told
     }
 
     fn take(&mut self, update: Update) {

@@ -97,7 +97,7 @@ async fn a_storm_leaves_nothing_behind() {
 
         assert_eq!(dialed.connection.open(), 0);
         drop(dialed.connection);
-        let ended = tokio::time::timeout(secs(5), dialed.driver).await;
+        let ended = tokio::time::timeout(secs(60), dialed.driver).await;
         ended
             .expect("the driver ends with the last handle")
             .unwrap();
