@@ -213,7 +213,7 @@ impl Model {
             all.filter(|&n| counts[n].0 + counts[n].1 >= volume)
                 .collect::<Vec<_>>()
         };
-        let full = |model: &Self| model.share() > 0.0 && model.share() >= most;
+        let full = |model: &Self| model.share() >= most;
         let rate = |n: usize| counts[n].0 as f64 / (counts[n].0 + counts[n].1) as f64;
         let was: Vec<bool> = self.ejected.iter().map(Option::is_some).collect();
         let judged = enough(100);
