@@ -477,6 +477,69 @@ async fn a_seat_that_loses_its_lease_takes_the_same_number_again() {
     assert_eq!((seat.number(), after.len()), (0, 1));
 }
 
+/// Lets the time pass after which everybody looks whether there is a gap, on leases that last longer.
+async fn until_all_have_looked_for_gaps() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(91)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn whoever_has_one_too_many_moves_down_into_a_gap() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let registry = registry(&(etcd.url() + "?ttl=3600s"));
+    let mut seats = Vec::new();
+    for number in 0..3 {
+        seats.push(registry.seat(&greeter()).await.unwrap());
+        assert_eq!(seats[number].number() as usize, number);
+    }
+
+    drop(seats.remove(0));
+    gone(&mut client, 0).await;
+    until_all_have_looked_for_gaps().await;
+    timeout(SOON, seats[1].changed()).await.unwrap();
+
+    assert_eq!((seats[0].number(), seats[1].number()), (1, 0));
+    let left = numbers(&mut client, "clients").await;
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), [0, 1]);
+}
+
+#[tokio::test]
+async fn a_number_whose_key_is_deleted_by_hand_is_taken_again() {
+    let etcd = Etcd::start().await;
+    let mut client = etcd.client().await;
+    let registry = registry(&(etcd.url() + "?ttl=3600s"));
+    let first = registry.seat(&greeter()).await.unwrap();
+    let second = registry.seat(&greeter()).await.unwrap();
+
+    etcd.delete("/fleet/numbers/clients/greeter/-/0").await;
+    until_all_have_looked_for_gaps().await;
+
+    // Each has one, whoever of them was the first to look.
+    let both = BTreeSet::from([0, 1]);
+    let again = async {
+        loop {
+            let stand = numbers(&mut client, "clients").await.into_keys().collect();
+            if both == stand && both == [first.number(), second.number()].into() {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, again).await.unwrap();
+}
+
+/// Waits until nobody has this number.
+async fn gone(client: &mut Client, number: u32) {
+    let gone = async {
+        while numbers(client, "clients").await.contains_key(&number) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, gone).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_registration_bears_its_number_and_gives_it_back() {
     let etcd = Etcd::start().await;

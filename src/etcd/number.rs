@@ -120,18 +120,18 @@ impl Numbers {
         Err(Error::new(ErrorKind::Unavailable, doing))
     }
 
-    /// Moves down when there is a gap and this is one too many; takes another when this was taken away.
+    /// Moves down when there is a gap and this is one too many; takes it again, or another, when it was taken
+    /// away.
     async fn tidy(&mut self, held: Held) -> Result<u32> {
+        let own = self.list(Span::Key(self.key(held.number))).await?;
+        if !own.iter().any(|kv| kv.lease == held.lease) {
+            return self.take(held.lease).await;
+        }
         let count = self.count().await?;
         if i64::from(held.number) < count {
             return Ok(self.has(held.number, held.lease, count.unsigned_abs() as usize));
         }
         let all = self.all().await?;
-        let is_ours = |kv: &Kv| self.number(kv) == Some(held.number) && kv.lease == held.lease;
-        if !all.iter().any(is_ours) {
-            self.held = None;
-            return self.take(held.lease).await;
-        }
         let taken: BTreeSet<u32> = all.iter().filter_map(|kv| self.number(kv)).collect();
         let gap = (0..held.number).find(|number| !taken.contains(number));
         let Some(number) = gap else {
@@ -186,7 +186,10 @@ impl Numbers {
     }
 
     async fn all(&self) -> Result<Vec<Kv>> {
-        let span = Span::Prefix(self.prefix.clone());
+        self.list(Span::Prefix(self.prefix.clone())).await
+    }
+
+    async fn list(&self, span: Span) -> Result<Vec<Kv>> {
         let listed = self.etcd.list(&span).await;
         let listing = listed.map_err(|failure| failure.error(format_args!("list {span}")))?;
         Ok(listing.all)

@@ -23,8 +23,8 @@ impl Registry {
     ///
     /// No two clients have a number at a time. A client that dies gives it back when its lease ends, one that
     /// drops the seat does at once; whoever then has a number beyond the count of all moves down within one and
-    /// a half minutes, or a fiftieth of a second for each client if that is more. While etcd is away the number stays;
-    /// a client that was frozen for longer than its lease may go by its old number for a moment, while somebody
+    /// a half minutes, or a fiftieth of a second for each client if that is more, and a number whose key somebody
+    /// deletes by hand is taken again as soon. While etcd is away the number stays; a client that was frozen for longer than its lease may go by its old number for a moment, while somebody
     /// else has it, which makes two subsets alike and does no other harm.
     ///
     /// # Errors
