@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::Poll,
@@ -189,6 +189,10 @@ impl Dialer {
             address,
         ) {
             (Some(authority), ..) => Ok(authority.clone()),
+            // An authority has IPv6 addresses in brackets; a name in a certificate has not.
+            (None, Some(name), _) if name.parse::<Ipv6Addr>().is_ok() => {
+                Authority::try_from(format!("[{name}]"))
+            }
             (None, Some(name), _) => Authority::try_from(&**name),
             (None, None, Address::Unix(_)) => Ok(Authority::from_static("localhost")),
             (None, None, address) => Authority::try_from(address.to_string()),

@@ -128,8 +128,11 @@ async fn a_server_whose_ca_is_trusted_and_whose_name_fits_is_called() {
         ca.server("fleet.example"),
     )
     .await;
+    let bare = instance().server_name("2001:db8::1");
+    let bare = call(&tls, &bare, ca.server("2001:db8::1")).await;
 
     assert_eq!(by_address.unwrap(), "hello");
+    assert_eq!(bare.unwrap(), "hello");
     assert_eq!(by_record.unwrap(), "hello");
     assert_eq!(by_channel.unwrap(), "hello");
 }
