@@ -300,23 +300,24 @@ pub(crate) mod conform {
         counts
     }
 
+    /// All that there are, but for the one that keeps to one endpoint.
+    pub(crate) const NAMES: [&str; 12] = [
+        "adaptive",
+        "round_robin",
+        "random",
+        "weighted",
+        "weighted_random",
+        "least_loaded",
+        "orca",
+        "peak_ewma",
+        "probing",
+        "ring_hash",
+        "maglev",
+        "rendezvous",
+    ];
+
     pub(crate) fn all() -> Vec<Arc<dyn Policy>> {
-        [
-            "adaptive",
-            "round_robin",
-            "random",
-            "weighted",
-            "weighted_random",
-            "least_loaded",
-            "orca",
-            "peak_ewma",
-            "probing",
-            "ring_hash",
-            "maglev",
-            "rendezvous",
-        ]
-        .map(|name| named(name).unwrap())
-        .to_vec()
+        NAMES.map(|name| named(name).unwrap()).to_vec()
     }
 
     #[test]

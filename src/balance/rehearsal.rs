@@ -11,6 +11,7 @@ use crate::{
     endpoint::{Health, InFlight, Limits, Set, Step},
     health::{Alarm, EndedBy},
     moment::Moment,
+    orca::Report,
     resolve::{Change, Update},
     stage::{Stages, Subset},
 };
@@ -101,6 +102,15 @@ impl Rehearsal {
     /// The registry says that the one of this id has left.
     pub fn remove(&mut self, id: &InstanceId) {
         self.hear(Change::Remove(id.clone()));
+    }
+
+    /// The one of this id, if it is there, reports this of its load by itself, on the stream that
+    /// [`Orca::out_of_band`](super::Orca::out_of_band) asks for.
+    pub fn reported(&mut self, id: &InstanceId, report: &Report) {
+        if let Some(endpoint) = self.ready().iter().find(|endpoint| endpoint.id() == id) {
+            let now = Instant::now();
+            endpoint.vitals().sense().weight(now).heard(report, now);
+        }
     }
 
     /// Those that calls are shared among now.
@@ -197,6 +207,28 @@ impl Rehearsed {
         self.in_flight.is_answered(Moment::now());
     }
 
+    /// The server reports this of its load in the trailers: to be told before it [ended](Self::ended).
+    ///
+    /// ```
+    /// use tonic::Code;
+    /// use tonic_fleet::{Instance, balance::{Orca, Rehearsal}, orca::Report};
+    ///
+    /// let mut rehearsal = Rehearsal::of(Orca::default());
+    /// rehearsal.put(Instance::at("10.0.0.1:1")?);
+    /// let mut call = rehearsal.call().expect("somebody is there");
+    /// let mut report = Report::default();
+    /// report.application_utilization = 0.7;
+    /// report.rps_fractional = 120.0;
+    ///
+    /// call.answered();
+    /// call.reported(&report);
+    /// call.ended(Code::Ok);
+    /// # Ok::<(), tonic_fleet::Error>(())
+    /// ```
+    pub fn reported(&self, report: &Report) {
+        self.in_flight.reports(report);
+    }
+
     /// It ended with this status of the server's.
     pub fn ended(mut self, code: Code) {
         self.in_flight.ended_by(EndedBy::Status, code);
@@ -222,7 +254,7 @@ impl fmt::Debug for Rehearsal {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{RoundRobin, seed},
+        super::{RoundRobin, conform, named, seed},
         *,
     };
 
@@ -268,6 +300,84 @@ mod tests {
         let called: std::collections::BTreeSet<_> = calls.collect();
 
         assert_eq!((called.len(), rehearsal.ready().len()), (2, 2));
+    }
+
+    /// Whom so many calls go to that come every few milliseconds, eight at a time, some of which fail or are late.
+    async fn trace(name: &str, number: u64, calls: u64) -> Vec<InstanceId> {
+        seed(number);
+        let mut rehearsal = among(&["a", "b", "c", "d", "e", "f"], named(name).unwrap());
+        let mut in_flight = std::collections::VecDeque::new();
+        let mut trace = Vec::new();
+        for n in 0..calls {
+            let call = rehearsal.call().unwrap();
+            trace.push(call.endpoint().id().clone());
+            in_flight.push_back(call);
+            tokio::time::advance(Duration::from_nanos(9_123_457 + n * n % 9_999_991)).await;
+            if n < 8 {
+                continue;
+            }
+            let mut call: Rehearsed = in_flight.remove((n * n % 8) as usize).unwrap();
+            let mut report = Report::default();
+            report.cpu_utilization = f64::from(call.endpoint().id().as_str().as_bytes()[0]) / 200.0;
+            report.rps_fractional = 10.0;
+            call.reported(&report);
+            match n % 50 {
+                7 | 8 => call.ended(Code::Unavailable),
+                9 => call.late(),
+                _ => {
+                    call.answered();
+                    call.ended(Code::Ok);
+                }
+            }
+        }
+        trace
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_seed_and_the_same_calls_lead_to_the_same_picks_of_every_policy_whenever_they_come()
+     {
+        for name in conform::NAMES {
+            let first = trace(name, 1, 1_200).await;
+            tokio::time::advance(Duration::from_nanos(98_765_432_123)).await;
+            let again = trace(name, 1, 1_200).await;
+            let other = trace(name, 2, 1_200).await;
+
+            assert_eq!(first.len(), 1_200);
+            let differs = (0..1_200).find(|&n| first[n] != again[n]);
+            assert_eq!(differs, None, "{name}");
+            assert_ne!(first, other, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_servers_report_of_their_load_is_heard_with_calls_and_without() {
+        use super::super::Orca;
+        let at_once = Orca::default().blackout(Duration::ZERO);
+        let by_itself = at_once.clone().out_of_band(Duration::from_secs(1));
+        for policy in [at_once, by_itself.clone()] {
+            let is_told_apart = format!("{policy:?}") == format!("{by_itself:?}");
+            let mut rehearsal = among(&["a", "b"], policy);
+            let mut calls = [0, 0];
+
+            for n in 0..4_000 {
+                let mut call = rehearsal.call().unwrap();
+                let id = call.endpoint().id().clone();
+                let a = id.as_str() == "a";
+                calls[usize::from(a)] += usize::from(n >= 2_000);
+                let mut report = Report::default();
+                report.application_utilization = if a { 0.25 } else { 0.75 };
+                report.rps_fractional = 100.0;
+                call.answered();
+                match is_told_apart {
+                    true => rehearsal.reported(&id, &report),
+                    false => call.reported(&report),
+                }
+                call.ended(Code::Ok);
+                tokio::time::advance(Duration::from_millis(1)).await;
+            }
+
+            assert!(calls[1].abs_diff(1_500) < 20, "{calls:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

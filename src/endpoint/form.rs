@@ -55,9 +55,10 @@ impl Tick {
         Self(moment.nanos())
     }
 
-    /// In units of 65,536 nanoseconds, of which a word holds three days: differences come out right when it wraps.
-    pub(super) fn word(self) -> u32 {
-        (self.0 >> 16) as u32
+    /// From then to now in units of 65,536 nanoseconds, of which a word holds three days: differences come out
+    /// right when it wraps.
+    pub(super) fn word_since(self, then: Self) -> u32 {
+        ((self.0.wrapping_sub(then.0) as i64).max(0) >> 16) as u32
     }
 
     /// Seconds from then to now; none if that is yet to come, as for two who read the clock at once.

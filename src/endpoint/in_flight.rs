@@ -10,6 +10,7 @@ use super::Vitals;
 use crate::{
     health::{Ended, EndedBy, Outcome},
     moment::Moment,
+    orca::Report,
     stats::{Counted as Call, Ending, Past, Tally, Took, Unseen, Why, usual},
     transport::Sent,
 };
@@ -274,6 +275,13 @@ impl InFlight {
     pub(crate) fn says(&self, metadata: &HeaderMap) {
         if let Some(senses) = self.vitals.senses() {
             senses.said(metadata);
+        }
+    }
+
+    /// The server reports this of its load.
+    pub(crate) fn reports(&self, report: &Report) {
+        if let Some(senses) = self.vitals.senses() {
+            senses.reports(report);
         }
     }
 

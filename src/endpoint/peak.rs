@@ -16,7 +16,8 @@ use crate::moment::Moment;
 /// to read it is to let it decay.
 #[derive(Debug)]
 pub(crate) struct Peak {
-    /// Seconds as a float, and [`Tick::word`].
+    since: Tick,
+    /// Seconds as a float, and [when](Self::moment) they were so.
     word: AtomicU64,
     /// Seconds as a float: after so long, a third is left.
     decay: AtomicU32,
@@ -25,9 +26,9 @@ pub(crate) struct Peak {
 impl Peak {
     /// Of one that nothing is known of.
     pub(crate) fn new(assumed: Duration, now: Instant) -> Self {
-        let word = pack(assumed.as_secs_f32(), Tick::at(now).word());
         Self {
-            word: AtomicU64::new(word),
+            since: Tick::at(now),
+            word: AtomicU64::new(pack(assumed.as_secs_f32(), 0)),
             decay: AtomicU32::new(f32::to_bits(1.0)),
         }
     }
@@ -43,6 +44,7 @@ impl Peak {
     pub(crate) fn read(&self, now: Tick) -> f32 {
         let word = self.word.load(Relaxed);
         let (known, then) = unpack(word);
+        let now = self.moment(now);
         let age = age(now, then);
         if age == 0.0 {
             return known;
@@ -51,13 +53,13 @@ impl Peak {
         // Whoever else was here meanwhile has seen to it.
         let _ = self
             .word
-            .compare_exchange(word, pack(left, now.word()), Relaxed, Relaxed);
+            .compare_exchange(word, pack(left, now), Relaxed, Relaxed);
         left
     }
 
     /// A call took so long.
     pub(crate) fn took(&self, time: Duration, now: Moment) {
-        let (took, now) = (time.as_secs_f32(), Tick::of(now));
+        let (took, now) = (time.as_secs_f32(), self.moment(Tick::of(now)));
         let with = |word| {
             let (known, then) = unpack(word);
             let age = age(now, then);
@@ -66,10 +68,15 @@ impl Peak {
                 false if age > 0.0 => self.after(known, took, age),
                 false => known,
             };
-            Some(pack(average, if age > 0.0 { now.word() } else { then }))
+            Some(pack(average, if age > 0.0 { now } else { then }))
         };
         // It never declines, so it never fails.
         let _ = self.word.fetch_update(Relaxed, Relaxed, with);
+    }
+
+    /// Counted from when it was made: the same calls lead to the same averages, whenever they begin.
+    fn moment(&self, now: Tick) -> u32 {
+        now.word_since(self.since)
     }
 
     /// What was known is on its way to this for so many seconds.
@@ -81,8 +88,8 @@ impl Peak {
 }
 
 /// Seconds from then on; none, where another thread read the clock later and was here before.
-fn age(now: Tick, then: u32) -> f32 {
-    let words = (now.word().wrapping_sub(then) as i32).max(0);
+fn age(now: u32, then: u32) -> f32 {
+    let words = (now.wrapping_sub(then) as i32).max(0);
     words as f32 * 65_536e-9
 }
 

@@ -70,10 +70,17 @@ impl Senses {
     /// These are headers or trailers of its, in which it may have reported.
     pub(super) fn said(&self, metadata: &HeaderMap) {
         // What cannot be read says nothing.
-        if let Some(weight) = self.weight.get()
+        if self.weight.get().is_some()
             && let Ok(Some(report)) = Report::of(metadata)
         {
-            weight.heard_with_call(&report, Instant::now());
+            self.reports(&report);
+        }
+    }
+
+    /// It reports this with a call.
+    pub(super) fn reports(&self, report: &Report) {
+        if let Some(weight) = self.weight.get() {
+            weight.heard_with_call(report, Instant::now());
         }
     }
 }

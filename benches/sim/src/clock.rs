@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::server::{SECOND, Time};
+use crate::server::Time;
 
 /// tokio's clock, which is paused and goes with the simulation. Shared by all clients of a run.
 #[derive(Clone, Default)]
@@ -26,11 +26,6 @@ impl Clock {
         let _: Poll<()> = moving
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
-    }
-
-    /// It is a whole second: policies count time in ticks, and the next run is to begin at a like moment.
-    pub fn round(&self) {
-        self.reach(self.0.get().next_multiple_of(SECOND));
     }
 }
 

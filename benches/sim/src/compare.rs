@@ -6,7 +6,7 @@ use crate::{
     arguments::Part,
     contenders,
     dice::Dice,
-    figures::Figures,
+    figures::{Figures, fingerprint},
     scenario::{Fate, Scenario},
 };
 
@@ -124,6 +124,7 @@ fn mean(runs: &[Figures]) -> Figures {
         tries: plain(|run| run.tries),
         goodput: goodput.reduce(f64::min),
         shares: (0..bins).map(share).collect(),
+        picks: runs.iter().fold(0, |all, run| fingerprint(all, run.picks)),
     }
 }
 

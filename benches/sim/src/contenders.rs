@@ -1,7 +1,9 @@
 //! Everybody who can be compared, by name.
 
+use std::{cell::OnceCell, sync::Arc};
+
 use tonic_fleet::{
-    balance::{self, Adaptive},
+    balance::{self, Adaptive, Affinity, Maglev, Rendezvous, RingHash},
     stage::Subset,
 };
 
@@ -11,31 +13,51 @@ use crate::{
     dice::Dice,
     example::BestOfThree,
     figures::Figures,
-    ours::Ours,
+    ours::{Asking, Ours},
     rivals::{
         Biaser, Framework, Frameworks, LeastRequest, Oracle, PREQUAL_RS, PUBLISHED, PeakEwma,
-        Prequal, Random, RoundRobin, Weighted,
+        Prequal, Random, RoundRobin, Shares, Weighted,
     },
     scenario::Scenario,
     world,
 };
 
 /// The crate's own are called as `balance::named` calls them. First whom equals are shared out by best.
-pub const OURS: [&str; 9] = [
+pub const OURS: [&str; 12] = [
     "round_robin",
     "adaptive",
     "random",
     "weighted",
     "weighted_random",
     "least_loaded",
+    "orca",
+    "peak_ewma",
+    "probing",
     "ring_hash",
     "maglev",
     "rendezvous",
 ];
 
+/// Those of ours whose picks know nothing of each other, and what so even a choice would do that has no other fault.
+pub const BY_CHANCE: [(&str, &str); 5] = [
+    ("random", "plain_random"),
+    ("weighted_random", "plain_random"),
+    ("ring_hash", "ring_shares"),
+    ("maglev", "maglev_shares"),
+    ("rendezvous", "plain_random"),
+];
+
 /// The others, and what they are.
-const OTHERS: [(&str, &str); 13] = [
+const OTHERS: [(&str, &str); 18] = [
     ("oracle", "knows all"),
+    (
+        "ring_bounded",
+        "ours, at most 1.25 times the mean of a client's calls in flight",
+    ),
+    ("maglev_bounded", "the same"),
+    ("rendezvous_bounded", "the same"),
+    ("ring_shares", "any, with the shares that ring_hash gives"),
+    ("maglev_shares", "any, with the shares that maglev gives"),
     (
         "adaptive_subset",
         "ours, each client among ten servers of its own",
@@ -63,6 +85,10 @@ const OTHERS: [(&str, &str); 13] = [
 ];
 
 const SUBSET: usize = 10;
+/// Of the mean of a client's calls in flight.
+const BOUND: f64 = 1.25;
+/// From so many picks for each server it is told which shares a policy gives.
+const PICKS: usize = 2000;
 
 /// Streams of chance for those who choose.
 const OF_BALANCERS: u64 = 3 << 32;
@@ -77,41 +103,70 @@ pub fn is_known(name: &str) -> bool {
     all().any(|(known, _)| known == name)
 }
 
-/// Runs a scenario with all its clients choosing in this way.
-pub fn run(name: &str, scenario: &Scenario, seed: u64) -> Figures {
-    let clock = Clock::default();
-    balance::seed(seed);
-    let figures = world::run(scenario, seed, |client, scenario| {
-        let dice = Dice::new(seed, OF_BALANCERS + client as u64);
-        make(name, scenario, dice, &clock)
-    });
-    clock.round();
-    figures
+/// What the clients of a run have in common.
+#[derive(Default)]
+struct Run {
+    clock: Clock,
+    shares: OnceCell<Arc<[f64]>>,
 }
 
-fn make(name: &str, scenario: &Scenario, dice: Dice, clock: &Clock) -> Box<dyn Balancer> {
-    let n = scenario.at_first();
-    match name {
-        "oracle" => Box::new(Oracle::new(n, scenario.cores, dice)),
-        "tower" => Box::new(PeakEwma::new(n, dice)),
-        "plain_random" => Box::new(Random::new(n, dice)),
-        "plain_round_robin" => Box::new(RoundRobin::new(n, dice)),
-        "least_request" => Box::new(LeastRequest::new(n, dice)),
-        "grpc_weighted" => Box::new(Weighted::new(n, dice)),
-        "linkerd_biaser" => Box::new(Biaser::new(n, dice)),
-        "kratos" => Box::new(Frameworks::new(Framework::Kratos, n, dice)),
-        "go_zero" => Box::new(Frameworks::new(Framework::GoZero, n, dice)),
-        "prequal" => Box::new(Prequal::new(PUBLISHED, n, dice)),
-        "prequal_rs" => Box::new(Prequal::new(PREQUAL_RS, n, dice)),
-        "adaptive_subset" => {
-            let subset = Subset::of(SUBSET).seed(dice.clone().roll());
-            Box::new(Ours::within(n, clock, Adaptive::default(), subset))
-        }
-        "best_of_three" => Box::new(Ours::new(n, clock, BestOfThree::default())),
-        ours => {
-            let policy = balance::named(ours).expect("names are looked at before");
-            Box::new(Ours::new(n, clock, policy))
-        }
+/// Runs a scenario with all its clients choosing in this way.
+pub fn run(name: &str, scenario: &Scenario, seed: u64) -> Figures {
+    let run = Run::default();
+    balance::seed(seed);
+    world::run(scenario, seed, |client, scenario| {
+        let dice = Dice::new(seed, OF_BALANCERS + client as u64);
+        run.client(name, scenario, dice)
+    })
+}
+
+impl Run {
+    fn client(&self, name: &str, scenario: &Scenario, dice: Dice) -> Box<dyn Balancer> {
+        let n = scenario.at_first();
+        self.of_ours(name, scenario, &dice)
+            .unwrap_or_else(|| match name {
+                "oracle" => Box::new(Oracle::new(n, scenario.cores, dice)),
+                "ring_shares" => Box::new(Shares::new(self.shares("ring_hash", n), dice)),
+                "maglev_shares" => Box::new(Shares::new(self.shares("maglev", n), dice)),
+                "tower" => Box::new(PeakEwma::new(n, dice)),
+                "plain_random" => Box::new(Random::new(n, dice)),
+                "plain_round_robin" => Box::new(RoundRobin::new(n, dice)),
+                "least_request" => Box::new(LeastRequest::new(n, dice)),
+                "grpc_weighted" => Box::new(Weighted::new(n, dice)),
+                "linkerd_biaser" => Box::new(Biaser::new(n, dice)),
+                "kratos" => Box::new(Frameworks::new(Framework::Kratos, n, dice)),
+                "go_zero" => Box::new(Frameworks::new(Framework::GoZero, n, dice)),
+                "prequal" => Box::new(Prequal::new(PUBLISHED, n, dice)),
+                "prequal_rs" => Box::new(Prequal::new(PREQUAL_RS, n, dice)),
+                unknown => unreachable!("{unknown:?}: names are looked at before"),
+            })
+    }
+
+    fn of_ours(&self, name: &str, scenario: &Scenario, dice: &Dice) -> Option<Box<dyn Balancer>> {
+        let (n, clock) = (scenario.at_first(), &self.clock);
+        let bounded = || Affinity::default().bounded(BOUND);
+        Some(match name {
+            "probing" => Box::new(Asking::new(n, clock, scenario.cores)),
+            "ring_bounded" => Box::new(Ours::new(n, clock, RingHash::by(bounded()))),
+            "maglev_bounded" => Box::new(Ours::new(n, clock, Maglev::by(bounded()))),
+            "rendezvous_bounded" => Box::new(Ours::new(n, clock, Rendezvous::by(bounded()))),
+            "adaptive_subset" => {
+                let subset = Subset::of(SUBSET).seed(dice.clone().roll());
+                Box::new(Ours::within(n, clock, Adaptive::default(), subset))
+            }
+            "best_of_three" => Box::new(Ours::new(n, clock, BestOfThree::default())),
+            ours => Box::new(Ours::new(n, clock, balance::named(ours).ok()?)),
+        })
+    }
+
+    /// The shares that a policy gives servers of which nobody is busy.
+    fn shares(&self, name: &str, servers: usize) -> Arc<[f64]> {
+        let counted = || {
+            let policy = balance::named(name).expect("it is one of ours");
+            let mut ours = Ours::new(servers, &self.clock, policy);
+            Shares::sums(&ours.shares(servers, PICKS * servers))
+        };
+        Arc::clone(self.shares.get_or_init(counted))
     }
 }
 
@@ -133,8 +188,8 @@ mod tests {
     fn the_same_seed_gives_the_same_figures_and_another_gives_others() {
         let figures = |name, seed| format!("{:?}", run(name, &short(), seed));
         paused(|| {
-            // Far from where other tests began to count time.
-            Clock::default().reach(3600 * SECOND);
+            // Far from where other tests began to count time, and at no whole second.
+            Clock::default().reach(3600 * SECOND + 123_456_789);
             for (name, _) in all() {
                 let [one, same, other] = [1, 1, 2].map(|seed| figures(name, seed));
 
@@ -143,6 +198,22 @@ mod tests {
             }
         })
         .unwrap();
+    }
+
+    #[test]
+    fn whose_picks_know_nothing_of_each_other_are_as_even_as_shares_by_chance() {
+        let scenario = Scenario {
+            warm_up: 1.0,
+            servers: 5,
+            clients: 3,
+            ..Scenario::named("S1").unwrap()
+        };
+        for (name, ideal) in BY_CHANCE {
+            let [name, ideal] =
+                [name, ideal].map(|name| paused(|| run(name, &scenario, 1)).unwrap().p50);
+
+            assert!((0.8..1.25).contains(&(name / ideal)), "{name} {ideal}");
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub struct Notes {
     answered_after: u64,
     calls: Vec<u64>,
     to_bad: Vec<u64>,
+    picks: u32,
 }
 
 /// Times are in milliseconds unless they say otherwise.
@@ -58,6 +59,8 @@ pub struct Figures {
     pub goodput: Option<f64>,
     /// The share of the bad servers, twice a second, from the end of the warm-up on.
     pub shares: Vec<f64>,
+    /// A fingerprint of who was called, call by call: the same for the same seed, on every run.
+    pub picks: u32,
 }
 
 impl Notes {
@@ -84,6 +87,7 @@ impl Notes {
             answered_after: 0,
             calls: vec![0; bins],
             to_bad: vec![0; bins],
+            picks: 0,
         }
     }
 
@@ -95,6 +99,7 @@ impl Notes {
         let bin = (at / BIN) as usize;
         self.calls[bin] += 1;
         self.to_bad[bin] += u64::from(self.bad.contains(&server));
+        self.picks = fingerprint(self.picks, server as u32);
     }
 
     /// A call ended, after so many tries.
@@ -155,6 +160,12 @@ impl Notes {
             goodput: (self.after > 0)
                 .then(|| self.answered_after as f64 * 100.0 / self.after as f64),
             shares,
+            picks: self.picks,
         }
     }
+}
+
+/// Of all that came before, and this.
+pub fn fingerprint(before: u32, this: u32) -> u32 {
+    (before.rotate_left(5) ^ this).wrapping_mul(0x9E37_79B1)
 }

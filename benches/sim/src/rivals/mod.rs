@@ -12,6 +12,6 @@ pub use biaser::Biaser;
 pub use frameworks::{Framework, Frameworks};
 pub use oracle::Oracle;
 pub use peak_ewma::PeakEwma;
-pub use plain::{LeastRequest, Random, RoundRobin};
+pub use plain::{LeastRequest, Random, RoundRobin, Shares};
 pub use prequal::{PREQUAL_RS, PUBLISHED, Prequal};
 pub use weighted::Weighted;

@@ -1,6 +1,6 @@
 //! Those that know little.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use crate::{
     balancer::{Balancer, End, Fleet, Picked},
@@ -11,6 +11,13 @@ use crate::{
 /// Any: what tonic's own balancer does, for all endpoints have the same load there.
 pub struct Random {
     among: usize,
+    dice: Dice,
+}
+
+/// Any, by shares of which all clients have the same: how even calls are that know nothing of each other.
+pub struct Shares {
+    /// Up to which part of all each has its own.
+    up_to: Arc<[f64]>,
     dice: Dice,
 }
 
@@ -29,6 +36,23 @@ pub struct LeastRequest {
 impl Random {
     pub fn new(among: usize, dice: Dice) -> Self {
         Self { among, dice }
+    }
+}
+
+impl Shares {
+    /// By these counts, of which one is not 0.
+    pub fn sums(counts: &[usize]) -> Arc<[f64]> {
+        let all = counts.iter().sum::<usize>() as f64;
+        let mut sum = 0;
+        let sums = counts.iter().map(|count| {
+            sum += count;
+            sum as f64 / all
+        });
+        sums.collect()
+    }
+
+    pub fn new(up_to: Arc<[f64]>, dice: Dice) -> Self {
+        Self { up_to, dice }
     }
 }
 
@@ -56,6 +80,19 @@ impl Balancer for Random {
     fn joined(&mut self, servers: Range<usize>, _: Time) {
         self.among = servers.end;
     }
+}
+
+impl Balancer for Shares {
+    fn pick(&mut self, _: Time, _: Fleet<'_>) -> Picked {
+        let at = self.dice.unit();
+        let place = self.up_to.partition_point(|up_to| *up_to <= at);
+        Picked::plain(place.min(self.up_to.len() - 1))
+    }
+
+    fn ended(&mut self, _: Picked, _: End, _: Time, _: Time) {}
+
+    /// Those who join have none.
+    fn joined(&mut self, _: Range<usize>, _: Time) {}
 }
 
 impl Balancer for RoundRobin {
