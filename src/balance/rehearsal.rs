@@ -317,10 +317,12 @@ mod tests {
                 continue;
             }
             let mut call: Rehearsed = in_flight.remove((n * n % 8) as usize).unwrap();
-            let mut report = Report::default();
-            report.cpu_utilization = f64::from(call.endpoint().id().as_str().as_bytes()[0]) / 200.0;
-            report.rps_fractional = 10.0;
-            call.reported(&report);
+            let letter = call.endpoint().id().as_str().as_bytes()[0];
+            call.reported(&Report {
+                cpu_utilization: f64::from(letter) / 200.0,
+                rps_fractional: 10.0,
+                ..Report::default()
+            });
             match n % 50 {
                 7 | 8 => call.ended(Code::Unavailable),
                 9 => call.late(),
@@ -364,9 +366,11 @@ mod tests {
                 let id = call.endpoint().id().clone();
                 let a = id.as_str() == "a";
                 calls[usize::from(a)] += usize::from(n >= 2_000);
-                let mut report = Report::default();
-                report.application_utilization = if a { 0.25 } else { 0.75 };
-                report.rps_fractional = 100.0;
+                let report = Report {
+                    application_utilization: if a { 0.25 } else { 0.75 },
+                    rps_fractional: 100.0,
+                    ..Report::default()
+                };
                 call.answered();
                 match is_told_apart {
                     true => rehearsal.reported(&id, &report),

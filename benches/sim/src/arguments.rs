@@ -3,7 +3,7 @@
 use std::{fmt::Write, path::PathBuf};
 
 use crate::{
-    claims, contenders,
+    claims, contenders, herd,
     scenario::{self, Scenario},
 };
 
@@ -55,10 +55,10 @@ Policies against each other in simulated fleets.
 
   scripts/sim [SCENARIO…]   these, or all; `herd` is 40 fleets of equals, from 2 servers to 100, and `ramp` is S18,
                             nine loads from three quarters to much too much; `subsets` is S17, how even they are and what a
-                            change of the fleet costs
+                            change of the fleet costs, drawn by chance, by gRFC A68 and by Rocksteadier
   scripts/sim claims [SCENARIO…]
-                            what the crate claims of `adaptive`, and of all its policies in `herd`: what holds and what
-                            does not; ten seeds, three for `herd`; the better part of an hour on one core
+                            what the crate claims of `adaptive`, of all its policies in `herd`, and of subsets: what holds
+                            and what does not; ten seeds, three for `herd`; the better part of an hour on one core
     --policies A,B,…        compares these; the first is the base of the ratios
     --seeds N               2 unless given
     --first-seed N          1000 unless given; what was tuned was tuned on others
@@ -130,7 +130,7 @@ impl Arguments {
         }
         Ok(Asked::Run(Box::new(Self {
             claims: said.claims,
-            subsets: said.subsets.then_some(said.first),
+            subsets: (said.subsets || said.is_all() && said.claims).then_some(said.first),
             parts: said.parts(),
             json,
             pictures,
@@ -139,8 +139,13 @@ impl Arguments {
 }
 
 impl Words {
+    /// Nothing is named.
+    fn is_all(&self) -> bool {
+        self.scenarios.is_empty() && !self.herds && !self.subsets
+    }
+
     fn parts(self) -> Vec<Part> {
-        let all = self.scenarios.is_empty() && !self.herds && !self.subsets;
+        let all = self.is_all();
         let seeds = |usual| {
             let count = self.count.unwrap_or(usual);
             (self.first..self.first.saturating_add(count)).collect()
@@ -165,9 +170,9 @@ impl Words {
                 self.scenarios.clone()
             },
         };
-        let mut among_equals = policies(&contenders::OURS);
-        if self.claims && among_equals[0] != claims::HERD_BASE {
-            among_equals.insert(0, claims::HERD_BASE.to_owned());
+        let mut among_equals = policies(&among_equals());
+        if self.claims && among_equals[0] != herd::BASE {
+            among_equals.insert(0, herd::BASE.to_owned());
         }
         let herds = Part {
             policies: among_equals,
@@ -182,6 +187,19 @@ impl Words {
         let parts = [named, herds].into_iter();
         parts.filter(|part| !part.scenarios.is_empty()).collect()
     }
+}
+
+/// All of ours, and what those by chance are held against.
+fn among_equals() -> Vec<&'static str> {
+    let ideals = contenders::BY_CHANCE.map(|(_, ideal)| ideal);
+    let mut all: Vec<_> = contenders::OURS
+        .into_iter()
+        .chain(contenders::BOUNDED)
+        .chain(ideals)
+        .collect();
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|name| seen.insert(*name));
+    all
 }
 
 fn policies(list: &str) -> Result<Vec<String>, String> {

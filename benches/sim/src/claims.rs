@@ -11,8 +11,6 @@ use crate::{
 
 /// Whom the claims are about, and against whom; the first is the base of ratios.
 pub const POLICIES: [&str; 4] = ["tower", "adaptive", "plain_random", "plain_round_robin"];
-/// The base of the claim that nobody herds.
-pub const HERD_BASE: &str = "round_robin";
 /// Something that was said, with what was seen.
 #[derive(Clone, Debug, Serialize)]
 pub struct Claim {
@@ -24,7 +22,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    fn new(scenario: &str, says: impl Into<String>, seen: f64, most: f64) -> Self {
+    pub fn new(scenario: &str, says: impl Into<String>, seen: f64, most: f64) -> Self {
         let (scenario, says) = (scenario.to_owned(), says.into());
         Self {
             scenario,
@@ -57,7 +55,6 @@ const FAILURES: f64 = 4.0;
 const SHARE: f64 = 0.02;
 /// In seconds.
 const BACK: [(&str, f64); 2] = [("S15f", 10.0), ("S15s", 5.0)];
-const HERD: f64 = 1.2;
 
 /// What is claimed of `adaptive` in this scenario, as it turned out. Nothing where it did not run.
 pub fn of(compared: &Compared) -> Vec<Claim> {
@@ -123,28 +120,6 @@ fn errors_of_worst(row: &Row) -> f64 {
     row.runs.iter().map(|run| run.errors).fold(0.0, f64::max)
 }
 
-/// That no policy does worse among equals than taking turns.
-pub fn of_herd(compared: &Compared) -> Vec<Claim> {
-    let base = compared.rows.first().map(|row| row.policy.as_str());
-    if base != Some(HERD_BASE) {
-        return Vec::new();
-    }
-    let fleet = format!(
-        "{}x{} {}",
-        compared.servers, compared.clients, compared.asks
-    );
-    let others = compared.rows.iter().skip(1);
-    let claim = |row: &Row| {
-        Claim::new(
-            &fleet,
-            format!("{}: p99 / round robin", row.policy),
-            row.p99.high,
-            HERD,
-        )
-    };
-    others.map(claim).collect()
-}
-
 /// A line for each, those that do not hold again at the end.
 pub fn table(claims: &[Claim]) -> String {
     let line = |claim: &Claim| {
@@ -155,7 +130,7 @@ pub fn table(claims: &[Claim]) -> String {
             seen,
         } = claim;
         let verdict = if claim.holds() { "holds" } else { "DOES NOT" };
-        format!("  {verdict:<9} {scenario:<24} {says:<36} {seen:>8.3}, at most {most}\n")
+        format!("  {verdict:<9} {scenario:<24} {says:<42} {seen:>8.3}, at most {most}\n")
     };
     let mut text = String::from("\nclaims\n");
     text.extend(claims.iter().map(line));
@@ -245,16 +220,5 @@ mod tests {
             broken(&slow),
             ["seconds until it is back", "% of calls spent on it"]
         );
-    }
-
-    #[test]
-    fn a_herd_is_named_with_its_fleet() {
-        let rows = vec![row("round_robin", 1.0, 0.0), row("adaptive", 1.3, 0.0)];
-
-        let claims = of_herd(&compared("herd", 0, rows));
-
-        assert_eq!(broken(&claims), ["adaptive: p99 / round robin"]);
-        assert!(table(&claims).contains("20x20"), "{}", table(&claims));
-        assert!(table(&claims).contains("0 of 1 hold"));
     }
 }

@@ -36,7 +36,7 @@ pub struct Row {
 }
 
 /// A geometric mean of paired ratios, and where it lies with 95 % confidence.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Ratio {
     pub mean: f64,
     pub low: f64,

@@ -47,6 +47,9 @@ pub const BY_CHANCE: [(&str, &str); 5] = [
     ("rendezvous", "plain_random"),
 ];
 
+/// The same where nobody is given much more than its part.
+pub const BOUNDED: [&str; 3] = ["ring_bounded", "maglev_bounded", "rendezvous_bounded"];
+
 /// The others, and what they are.
 const OTHERS: [(&str, &str); 18] = [
     ("oracle", "knows all"),

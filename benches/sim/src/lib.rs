@@ -11,6 +11,7 @@ pub mod dice;
 #[path = "../../../examples/policy/best_of_three.rs"]
 pub mod example;
 pub mod figures;
+pub mod herd;
 pub mod ours;
 pub mod picture;
 pub mod rivals;

@@ -8,7 +8,7 @@ use sim::{
     claims::{self, Claim},
     clock,
     compare::{self, Compared},
-    picture, subsets, table,
+    herd, picture, subsets, table,
 };
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         let compared = compared(part)?;
         for one in &compared {
             claimed.extend(claims::of(one));
-            claimed.extend(claims::of_herd(one));
+            claimed.extend(herd::claims(one));
         }
         all.extend(compared);
     }
@@ -51,7 +51,9 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     };
     if !subsets.is_empty() {
         print!("{}", subsets::table(&subsets));
+        claimed.extend(subsets::claims(&subsets));
     }
+    print!("{}", herd::verdicts(&all));
     if arguments.claims {
         print!("{}", claims::table(&claimed));
     }
