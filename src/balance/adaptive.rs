@@ -8,7 +8,7 @@ use std::sync::{
 use super::{Call, Pick, Policy, alias::Alias, dice};
 use crate::{
     Endpoint, Endpoints,
-    endpoint::{Tick, Vitals, fade},
+    endpoint::{Board, Signs, Tick, fade},
 };
 
 /// The best of five drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
@@ -70,20 +70,14 @@ struct Fleet {
 
 #[derive(Debug)]
 struct OfFive {
-    /// Beside each other, and not with all else that is known of each.
-    all: Box<[Candidate]>,
+    board: Board,
+    /// One over each weight, as a part of the mean of all; none when all weights are equal.
+    per_weight: Option<Box<[f32]>>,
     /// How to draw by weight; none when all weights are equal.
     alias: Option<Alias>,
     fleet: Arc<Fleet>,
     /// The place of the last pick's runner-up.
     runner_up: AtomicU32,
-}
-
-#[derive(Debug)]
-struct Candidate {
-    vitals: Arc<Vitals>,
-    /// One over its weight, as a part of the mean of all.
-    per_weight: f32,
 }
 
 /// So many are drawn.
@@ -124,6 +118,7 @@ struct Drawn {
 /// What a candidate has to show.
 #[derive(Clone, Copy, Default)]
 struct Look {
+    in_flight: usize,
     /// As it was measured, and as it counts now.
     known: f32,
     latency: f32,
@@ -141,15 +136,10 @@ impl Policy for Adaptive {
             .all(|endpoint| Some(endpoint.weight()) == first);
         let sum: u64 = ready.iter().map(Endpoint::weight).sum();
         let mean = sum as f32 / ready.len() as f32;
-        let candidate = |endpoint: &Endpoint| Candidate {
-            vitals: Arc::clone(endpoint.vitals()),
-            per_weight: match equal {
-                true => 1.0,
-                false => mean / endpoint.weight().max(1) as f32,
-            },
-        };
+        let per_weight = |endpoint: &Endpoint| mean / endpoint.weight().max(1) as f32;
         Box::new(OfFive {
-            all: ready.iter().map(candidate).collect(),
+            board: Board::of(ready),
+            per_weight: (!equal).then(|| ready.iter().map(per_weight).collect()),
             alias: (!equal).then(|| Alias::of(ready)),
             fleet: Arc::clone(&self.fleet),
             runner_up: AtomicU32::new(u32::MAX),
@@ -159,7 +149,7 @@ impl Policy for Adaptive {
 
 impl Pick for OfFive {
     fn pick(&self, call: &Call<'_>) -> usize {
-        if self.all.len() == 1 {
+        if self.board.len() == 1 {
             return 0;
         }
         let [bits, rolls @ ..]: [u64; 4] = dice::rolls();
@@ -167,10 +157,16 @@ impl Pick for OfFive {
         let now = Tick::of(call.at());
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
         let mut looks = [Look::default(); CHOICES + 1];
+        // A word of each before all of any: where memory is far, they are fetched side by side.
+        for (look, &place) in looks.iter_mut().zip(drawn.places()) {
+            look.in_flight = self.board.signs(place).in_flight();
+        }
         let mut busy = 0.0;
         for (look, &place) in looks.iter_mut().zip(drawn.places()) {
-            *look = self.all[place].look(now, usual);
+            let per_weight = self.per_weight.as_deref();
+            look.busy = look.in_flight as f32 * per_weight.map_or(1.0, |each| each[place]);
             busy += look.busy;
+            look.at(self.board.signs(place), now, usual);
         }
         if bits & (EARNS - 1) == 0 {
             self.fleet.earns_a_try();
@@ -182,7 +178,7 @@ impl Pick for OfFive {
             return drawn.places[nth];
         }
         let (least, second) = two_least(looks, busy / drawn.n as f32, drawn.first);
-        if self.all.len() > CHOICES {
+        if self.board.len() > CHOICES {
             self.runner_up.store(drawn.places[second] as u32, Relaxed);
         }
         if bits >> 56 < 256 / TELLS {
@@ -195,7 +191,7 @@ impl Pick for OfFive {
 impl OfFive {
     #[inline]
     fn draw(&self, rolls: [u64; 3]) -> Drawn {
-        let n = self.all.len();
+        let n = self.board.len();
         let mut drawn = Drawn {
             places: [0; CHOICES + 1],
             n: 0,
@@ -246,41 +242,34 @@ impl Drawn {
     }
 }
 
-impl Candidate {
+impl Look {
     #[inline]
-    fn look(&self, now: Tick, usual: f32) -> Look {
-        let (form, conduct) = (self.vitals.form(), self.vitals.conduct());
+    fn at(&mut self, signs: &Signs, now: Tick, usual: f32) {
+        let (form, conduct) = (signs.form(), signs.conduct());
         let known = form.latency();
         let usual = if usual > 0.0 { usual } else { known };
         let mut latency = if known > 0.0 { known } else { usual };
         let mut name = conduct.name() as f32 / 256.0;
-        let mut doubtful = false;
         if latency > usual * HOPE || name < 1.0 {
             let silent = form.silent(now);
             let looks_bad = known > SLOW * usual || name < 1.0 - BLAMED;
-            doubtful = looks_bad
+            self.doubtful = looks_bad
                 && silent > form.rest().max(TRY_AFTER)
                 && conduct.is_open()
-                && self.vitals.in_flight() == 0;
+                && self.in_flight == 0;
             let hoped = latency.min(usual * HOPE);
             let sure = 1.0 / (1.0 + DOUBTS * form.doubt());
             latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
             name = 1.0 - (1.0 - name) * fade(silent / form.forgives());
         }
+        self.known = known;
         // At least a microsecond: where nothing is known of anybody, calls in flight decide.
-        let latency = latency.max(form.stalled(now)).max(1.0);
-        let blame = if conduct.is_open() {
+        self.latency = latency.max(form.stalled(now)).max(1.0);
+        self.blame = if conduct.is_open() {
             1.0 / (name * name).powi(2)
         } else {
             f32::INFINITY
         };
-        Look {
-            known,
-            latency,
-            busy: self.vitals.in_flight() as f32 * self.per_weight,
-            blame,
-            doubtful,
-        }
     }
 }
 

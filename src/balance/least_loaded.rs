@@ -1,7 +1,7 @@
 //! The less busy of two.
 
 use super::{Call, Pick, Policy, two::Two};
-use crate::{Endpoint, Endpoints};
+use crate::{Endpoint, Endpoints, endpoint::Board};
 
 /// The one with fewer calls in flight, for its weight, of two drawn by chance.
 ///
@@ -15,39 +15,53 @@ pub struct LeastLoaded;
 
 #[derive(Debug)]
 struct OfTwo {
-    endpoints: Endpoints,
+    board: Board,
     two: Two,
+    /// None when all are equal.
+    weights: Option<Box<[u64]>>,
 }
 
 impl Policy for LeastLoaded {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        Box::new(OfTwo {
-            endpoints: ready.clone(),
-            two: Two::of(ready),
-        })
+        Box::new(OfTwo::of(ready))
     }
 }
 
 impl OfTwo {
-    /// Whether the first is busier than the second, each for its weight.
-    fn is_busier(&self, first: usize, second: usize) -> bool {
-        let [a, b] = [first, second].map(|place| &self.endpoints[place]);
-        let load = |endpoint: &Endpoint| endpoint.in_flight() as u64;
+    fn of(ready: &Endpoints) -> Self {
+        let two = Two::of(ready);
         let weight = |endpoint: &Endpoint| endpoint.weight().max(1);
-        let [slow, fast] = [a, b].map(|endpoint| u64::from(endpoint.latency().now()));
-        let [good, bad] = [a, b].map(|endpoint| endpoint.conduct().name());
+        Self {
+            board: Board::of(ready),
+            weights: two
+                .is_by_weight()
+                .then(|| ready.iter().map(weight).collect()),
+            two,
+        }
+    }
+
+    /// Whether the first is busier than the second, each for its weight.
+    #[inline]
+    fn is_busier(&self, first: usize, second: usize) -> bool {
+        let places = [first, second];
+        let [a, b] = places.map(|place| self.board.signs(place));
+        let [m, n] = [a, b].map(|signs| signs.in_flight() as u64);
+        let weights = self.weights.as_deref();
+        let [v, w] = weights.map_or([1; 2], |weights| places.map(|place| weights[place]));
+        let [slow, fast] = [a, b].map(|signs| u64::from(signs.latency().now()));
+        let [good, bad] = [a, b].map(|signs| signs.conduct().name());
         let differ = slow.min(fast) > 0 && slow.max(fast) >= slow.min(fast) * APART;
         if !differ && good.abs_diff(bad) < BLEMISH {
-            return load(a) * weight(b) > load(b) * weight(a);
+            return m * w > n * v;
         }
         // Failures cost by the square of what is left of a good name.
-        let cost = |endpoint, latency: u64, other, name: u32| {
+        let cost = |load: u64, latency: u64, other: u64, name: u32| {
             let latency = if differ { latency } else { 1 };
-            let busy = u128::from((load(endpoint) + 1) * latency);
-            busy * u128::from(weight(other)) * u128::from(name).pow(2)
+            let busy = u128::from((load + 1) * latency);
+            busy * u128::from(other) * u128::from(name).pow(2)
         };
-        let busier = cost(a, slow, b, bad) > cost(b, fast, a, good);
-        let loser = if busier { a } else { b };
+        let busier = cost(m, slow, w, bad) > cost(n, fast, v, good);
+        let loser = self.board.endpoint(if busier { first } else { second });
         let a_while = loser.lost_comparison();
         loser.conduct().lost(a_while);
         busier
@@ -62,7 +76,7 @@ const BLEMISH: u32 = 16;
 
 impl Pick for OfTwo {
     fn pick(&self, _: &Call<'_>) -> usize {
-        if self.endpoints.len() == 1 {
+        if self.board.len() == 1 {
             return 0;
         }
         let (first, second) = self.two.draw();
@@ -139,10 +153,7 @@ mod tests {
     fn busyness_counts_for_its_weight() {
         let ready = conform::endpoints(&[4, 1]);
         let _calls = [ready[0].begin(), ready[0].begin(), ready[1].begin()];
-        let of_two = OfTwo {
-            two: Two::of(&ready),
-            endpoints: ready,
-        };
+        let of_two = OfTwo::of(&ready);
 
         assert!(of_two.is_busier(1, 0));
         assert!(!of_two.is_busier(0, 1));

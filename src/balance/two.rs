@@ -25,6 +25,11 @@ impl Two {
         }
     }
 
+    /// Whether weights differ.
+    pub(super) fn is_by_weight(&self) -> bool {
+        self.alias.is_some()
+    }
+
     /// Their places: two different ones, of which there must be two.
     ///
     /// By weight it may be the same twice, where hardly anybody else has any.

@@ -153,6 +153,14 @@ impl Form {
         }
     }
 
+    /// It is another's.
+    pub(super) fn begin_anew(&self) {
+        self.forget();
+        self.heard.store(0, Relaxed);
+        self.waiting.store(0, Relaxed);
+        self.moved.store(0, Relaxed);
+    }
+
     /// What it did before does not count from now on.
     pub(super) fn forget(&self) {
         self.latency.store(0, Relaxed);

@@ -33,6 +33,13 @@ impl Latency {
         }
     }
 
+    /// It is another's.
+    pub(super) fn begin_anew(&self) {
+        for word in [&self.heard, &self.faded, &self.faded_at] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// A call was answered, or given up, after so long.
     pub(crate) fn heard(&self, time: Duration) {
         let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1);

@@ -11,6 +11,7 @@ mod peak;
 mod probed;
 mod senses;
 mod set;
+mod signs;
 mod tiers;
 mod vitals;
 
@@ -28,6 +29,7 @@ pub(crate) use peak::Peak;
 pub(crate) use probed::Probed;
 pub(crate) use senses::Senses;
 pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
+pub(crate) use signs::{Board, Signs};
 pub use vitals::State;
 pub(crate) use vitals::{Owner, Told, Vitals};
 
@@ -147,10 +149,6 @@ impl Endpoint {
 
     pub(crate) fn vitals(&self) -> &Arc<Vitals> {
         &self.vitals
-    }
-
-    pub(crate) fn latency(&self) -> &Latency {
-        self.vitals.latency()
     }
 
     /// It lost a comparison with another; whether it did so for a while.

@@ -4,14 +4,14 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{Form, InFlight, Latency, Senses, fade, form::OTHER, links::Links};
+use super::{Form, InFlight, Latency, Senses, Signs, fade, form::OTHER, links::Links, signs::Line};
 use crate::{
     Error, ErrorKind, InstanceId,
     health::{Alarm, Classify, Conduct, Counts, Ended, Mode, Notice, Outcome, PUSHBACK, Turn},
@@ -21,16 +21,10 @@ use crate::{
 };
 
 /// Shared by everybody who looks at one endpoint; survives what the registry says.
-///
-/// In this order in memory: what a pick compares lies side by side, so that to look at one of thousands costs
-/// one look and not three.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Vitals {
-    in_flight: AtomicUsize,
-    conduct: Conduct,
-    form: Form,
-    latency: Latency,
+    /// What picks look at: beside that of others, and not here.
+    line: Line,
     /// Calls that have begun, those that then could not be sent included.
     begun: AtomicU64,
     /// What they came to: nobody has it of those who are never called.
@@ -103,16 +97,13 @@ impl Vitals {
     /// So many failures in a row are too many; 0: there never are.
     pub(crate) fn owned(now: Instant, owner: Option<Owner>, limit: u16) -> Self {
         Self {
-            in_flight: AtomicUsize::new(0),
+            line: Line::new(limit),
             begun: AtomicU64::new(0),
             attempts: OnceLock::new(),
             senses: OnceLock::new(),
-            conduct: Conduct::new(limit),
-            form: Form::default(),
             spared: AtomicU64::new(0),
             known_since: Moment::at(now),
             owner,
-            latency: Latency::new(),
             links: Links::new(),
             condition: Mutex::new(Condition {
                 state: State::Idle,
@@ -125,7 +116,7 @@ impl Vitals {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.signs().in_flight()
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -175,22 +166,33 @@ impl Vitals {
         }
     }
 
+    /// What picks look at.
+    #[inline]
+    pub(super) fn signs(&self) -> &Signs {
+        self.line.signs()
+    }
+
+    /// Where that is.
+    pub(super) fn line(&self) -> &Line {
+        &self.line
+    }
+
     pub(crate) fn conduct(&self) -> &Conduct {
-        &self.conduct
+        self.signs().conduct()
     }
 
     /// From now on; who was let back is judged by what it does from then on.
     pub(crate) fn treat(&self, mode: Mode, limit: u16) {
-        if mode == Mode::Free && !self.conduct.is_open() {
-            self.form.forget();
+        if mode == Mode::Free && !self.conduct().is_open() {
+            self.form().forget();
         }
-        self.conduct.treat(mode, limit);
+        self.conduct().treat(mode, limit);
     }
 
     /// Counts a call that begins now, unless there are so many in flight already.
     #[inline]
     pub(crate) fn begin_within(self: &Arc<Self>, limit: usize, now: Moment) -> Option<InFlight> {
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
+        if self.signs().in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
             self.ends();
             return None;
         }
@@ -199,22 +201,22 @@ impl Vitals {
 
     /// Counts a call on which the endpoint is tried, if it is to be tried now.
     pub(crate) fn begin_trial(self: &Arc<Self>) -> Option<InFlight> {
-        if !self.conduct.try_one() {
+        if !self.conduct().try_one() {
             return None;
         }
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.signs().in_flight.fetch_add(1, Ordering::Relaxed);
         Some(self.begun(true, Moment::now()))
     }
 
     #[inline]
     fn begun(self: &Arc<Self>, on_trial: bool, now: Moment) -> InFlight {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        self.latency.is_tried();
+        self.latency().is_tried();
         InFlight::begun(Arc::clone(self), on_trial, now)
     }
 
     pub(super) fn ends(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.signs().in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn lost_one(&self) {
@@ -233,19 +235,19 @@ impl Vitals {
 
     /// A call succeeded before which nothing was heard for so many seconds: what came before is so old.
     pub(super) fn succeeded(&self, on_trial: bool, silent: f32) {
-        self.conduct.fades(|| {
-            fade(silent / self.form.forgives()) * if silent > OTHER { 0.25 } else { 1.0 }
+        self.conduct().fades(|| {
+            fade(silent / self.form().forgives()) * if silent > OTHER { 0.25 } else { 1.0 }
         });
-        self.form.succeeded();
-        if self.conduct.succeeded(on_trial) == Turn::Proved {
+        self.form().succeeded();
+        if self.conduct().succeeded(on_trial) == Turn::Proved {
             self.raise(Notice::Proved);
         }
     }
 
     pub(super) fn failed_like(&self, ended: &Ended<'_>, on_trial: bool) {
         self.attempts().failed();
-        if self.conduct.failed(on_trial) == Turn::Tripped {
-            let n = self.conduct.failed_in_a_row();
+        if self.conduct().failed(on_trial) == Turn::Tripped {
+            let n = self.conduct().failed_in_a_row();
             let what = match on_trial {
                 true => String::from("the call that tried it failed"),
                 false => format!("{n} calls failed in a row"),
@@ -277,12 +279,12 @@ impl Vitals {
 
     /// How soon it answers; see [`Latency`].
     pub(crate) fn latency(&self) -> &Latency {
-        &self.latency
+        self.signs().latency()
     }
 
     /// In what form it is; see [`Form`].
     pub(crate) fn form(&self) -> &Form {
-        &self.form
+        self.signs().form()
     }
 
     /// What is to be kept of it beside the rest, from now on.
@@ -298,7 +300,7 @@ impl Vitals {
 
     /// It lost a comparison with another; whether it did so for a while.
     pub(crate) fn lost_comparison(&self) -> bool {
-        self.latency.lost(Moment::now().since(self.known_since))
+        self.latency().lost(Moment::now().since(self.known_since))
     }
 
     pub(crate) fn links(&self) -> &Links {

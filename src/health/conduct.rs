@@ -59,17 +59,12 @@ const FULL: u32 = 256;
 impl Conduct {
     /// Free, until so many failures in a row; 0 for ever.
     pub(crate) fn new(limit: u16) -> Self {
-        let word = Word {
-            mode: Mode::Free,
-            pending: false,
-            limit,
-            failed: 0,
-            tries: 0,
-            answers: 0,
-            proven: 0,
-            blame: 0,
-        };
-        Self(AtomicU64::new(word.pack()))
+        Self(AtomicU64::new(Word::free(limit).pack()))
+    }
+
+    /// It is another's, and as new.
+    pub(crate) fn begin_anew(&self, limit: u16) {
+        self.0.store(Word::free(limit).pack(), Relaxed);
     }
 
     /// From now on. Where that is something new, what was shown before is forgotten, and so is the blame of
@@ -248,6 +243,19 @@ impl Conduct {
 const LIMIT: u64 = 0xffff << 16;
 
 impl Word {
+    fn free(limit: u16) -> Self {
+        Self {
+            mode: Mode::Free,
+            pending: false,
+            limit,
+            failed: 0,
+            tries: 0,
+            answers: 0,
+            proven: 0,
+            blame: 0,
+        }
+    }
+
     fn pack(self) -> u64 {
         u64::from(self.failed)
             | u64::from(self.limit) << 16

@@ -1,0 +1,313 @@
+//! What picks compare endpoints by: a cache line each, and the lines of many side by side.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::{Endpoint, Endpoints, Form, Latency};
+use crate::health::Conduct;
+
+/// How an endpoint is doing, as far as picks look at it.
+///
+/// One cache line and a whole one: to look at one of thousands costs one look at memory, and calls to two
+/// endpoints that end at once on two processors do not slow each other down.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Signs {
+    pub(super) in_flight: AtomicUsize,
+    conduct: Conduct,
+    form: Form,
+    latency: Latency,
+}
+
+const _: () = assert!(size_of::<Signs>() == 64, "more does not fit into a line");
+
+/// So many endpoints' at a time, which stay where they are.
+type Sheet = Arc<[Signs]>;
+
+/// One endpoint's own signs, as long as this is there; then they are another's.
+#[derive(Debug)]
+pub(super) struct Line(Row);
+
+#[derive(Debug)]
+struct Row {
+    sheet: Sheet,
+    /// Of the sheet; no other has the same at the same time.
+    number: usize,
+    nth: usize,
+}
+
+/// The signs of endpoints by their places: what a policy goes through.
+#[derive(Debug)]
+pub(crate) struct Board {
+    sheets: Box<[Sheet]>,
+    /// For each place which of the sheets it is, and where on it.
+    at: Box<[u32]>,
+    /// As long as these are there, nobody else is given their lines.
+    endpoints: Endpoints,
+}
+
+/// The lines that are nobody's, by the numbers of their sheets.
+#[derive(Debug)]
+struct Blank {
+    lines: BTreeMap<usize, (Sheet, Vec<usize>)>,
+    /// Numbers below this are or were a sheet's; these were.
+    next: usize,
+    unused: Vec<usize>,
+    /// Lines there are, blank or not.
+    all: usize,
+}
+
+/// All endpoints of a process: whose channel an endpoint is makes no difference here.
+static BLANK: Mutex<Blank> = Mutex::new(Blank::new());
+
+/// A sheet has as many lines as there are already, but not fewer nor more than this: those who have three
+/// endpoints do not pay for hundreds, and those who have thousands have few sheets.
+const FEWEST: usize = 8;
+const MOST: usize = 1 << BITS;
+const BITS: u32 = 8;
+
+impl Signs {
+    fn new() -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            conduct: Conduct::new(0),
+            form: Form::default(),
+            latency: Latency::new(),
+        }
+    }
+
+    /// Nothing is known, and so many failures in a row are too many.
+    fn begin_anew(&self, limit: u16) {
+        self.in_flight.store(0, Relaxed);
+        self.conduct.begin_anew(limit);
+        self.form.begin_anew();
+        self.latency.begin_anew();
+    }
+
+    /// Calls that have begun and not ended.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// How its calls have ended lately.
+    #[inline]
+    pub(crate) fn conduct(&self) -> &Conduct {
+        &self.conduct
+    }
+
+    /// In what form it is; see [`Form`].
+    #[inline]
+    pub(crate) fn form(&self) -> &Form {
+        &self.form
+    }
+
+    /// How soon it answers; see [`Latency`].
+    #[inline]
+    pub(crate) fn latency(&self) -> &Latency {
+        &self.latency
+    }
+}
+
+impl Line {
+    /// Of one of which nothing is known, for whom so many failures in a row are too many.
+    pub(super) fn new(limit: u16) -> Self {
+        let line = Self(blank().take());
+        line.signs().begin_anew(limit);
+        line
+    }
+
+    #[inline]
+    pub(super) fn signs(&self) -> &Signs {
+        &self.0.sheet[self.0.nth]
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Taken out of the books under the lock, and given back to the allocator after it.
+        let _sheet = blank().take_back(&self.0);
+    }
+}
+
+impl Board {
+    pub(crate) fn of(endpoints: &Endpoints) -> Self {
+        let mut sheets: Vec<Sheet> = Vec::new();
+        let mut known: Vec<Option<u32>> = Vec::new();
+        let mut at = |endpoint: &Endpoint| {
+            let Line(row) = endpoint.vitals().line();
+            if known.len() <= row.number {
+                known.resize(row.number + 1, None);
+            }
+            let sheet = *known[row.number].get_or_insert_with(|| {
+                sheets.push(Arc::clone(&row.sheet));
+                sheets.len() as u32 - 1
+            });
+            sheet << BITS | row.nth as u32
+        };
+        Self {
+            at: endpoints.iter().map(&mut at).collect(),
+            sheets: sheets.into(),
+            endpoints: endpoints.clone(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    pub(crate) fn endpoint(&self, place: usize) -> &Endpoint {
+        &self.endpoints[place]
+    }
+
+    /// Those of the endpoint at this place, of which there must be so many.
+    #[inline]
+    pub(crate) fn signs(&self, place: usize) -> &Signs {
+        let at = self.at[place] as usize;
+        &self.sheets[at >> BITS][at % MOST]
+    }
+}
+
+fn blank() -> MutexGuard<'static, Blank> {
+    // Lines are taken and given back whole.
+    BLANK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Blank {
+    const fn new() -> Self {
+        Self {
+            lines: BTreeMap::new(),
+            next: 0,
+            unused: Vec::new(),
+            all: 0,
+        }
+    }
+
+    fn take(&mut self) -> Row {
+        if let Some(mut entry) = self.lines.first_entry() {
+            let number = *entry.key();
+            let (sheet, lines) = entry.get_mut();
+            if let Some(nth) = lines.pop() {
+                let sheet = Arc::clone(sheet);
+                if lines.is_empty() {
+                    entry.remove();
+                }
+                return Row { sheet, number, nth };
+            }
+        }
+        let count = self.all.clamp(FEWEST, MOST);
+        self.all += count;
+        let sheet: Sheet = (0..count).map(|_| Signs::new()).collect();
+        let number = self.unused.pop().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        });
+        // The first comes first: those who arrive together lie side by side.
+        let others = (1..count).rev().collect();
+        self.lines.insert(number, (Arc::clone(&sheet), others));
+        let nth = 0;
+        Row { sheet, number, nth }
+    }
+
+    /// The whole sheet, if nobody has a line on it any more.
+    fn take_back(&mut self, row: &Row) -> Option<Sheet> {
+        let new = || (Arc::clone(&row.sheet), Vec::new());
+        let (sheet, lines) = self.lines.entry(row.number).or_insert_with(new);
+        lines.push(row.nth);
+        if lines.len() < sheet.len() {
+            return None;
+        }
+        self.all -= sheet.len();
+        self.unused.push(row.number);
+        self.lines.remove(&row.number).map(|(sheet, _)| sheet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{balance::conform, moment::Moment};
+
+    proptest! {
+        #[test]
+        fn a_line_is_never_two_endpoints_and_a_sheet_that_nobody_uses_goes(
+            changes in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..900),
+        ) {
+            let (mut blank, mut taken) = (Blank::new(), Vec::<Row>::new());
+
+            for (comes, which) in changes {
+                if comes || taken.is_empty() {
+                    let new = blank.take();
+                    let same = |row: &Row| Arc::ptr_eq(&row.sheet, &new.sheet);
+                    let of_number = |row: &Row| row.number == new.number;
+                    prop_assert!(taken.iter().all(|row| same(row) == of_number(row)));
+                    prop_assert!(!taken.iter().any(|row| same(row) && row.nth == new.nth));
+                    taken.push(new);
+                } else {
+                    let gone = taken.swap_remove(which.index(taken.len()));
+                    blank.take_back(&gone);
+                }
+                let blanks: usize = blank.lines.values().map(|(_, lines)| lines.len()).sum();
+                prop_assert_eq!(blanks + taken.len(), blank.all);
+            }
+
+            taken.drain(..).for_each(|row| drop(blank.take_back(&row)));
+            prop_assert_eq!((blank.all, blank.lines.len()), (0, 0));
+            prop_assert_eq!(blank.unused.len(), blank.next);
+        }
+    }
+
+    #[test]
+    fn who_arrive_together_lie_side_by_side_on_few_sheets() {
+        let mut blank = Blank::new();
+
+        let rows: Vec<_> = (0..10_000).map(|_| blank.take()).collect();
+
+        assert!(blank.next < 50, "{} sheets", blank.next);
+        let steps = rows
+            .windows(2)
+            .map(|two| (two[0].number, two[0].nth + 1, &two[1]));
+        let apart = steps.filter(|(number, nth, next)| (*number, *nth) != (next.number, next.nth));
+        assert!(apart.count() < 50);
+    }
+
+    #[test]
+    fn a_board_shows_each_endpoints_own_signs_and_what_befalls_them() {
+        let endpoints = conform::endpoints(&[1; 1_000]);
+        let board = Board::of(&endpoints);
+
+        let calls: Vec<_> = (0..1_000)
+            .step_by(7)
+            .map(|place| endpoints[place].begin())
+            .collect();
+
+        for (place, endpoint) in endpoints.iter().enumerate() {
+            let signs = board.signs(place);
+            assert!(std::ptr::eq(signs, endpoint.vitals().signs()));
+            assert_eq!(signs.in_flight(), usize::from(place % 7 == 0));
+        }
+        drop(calls);
+        assert!((0..1_000).all(|place| board.signs(place).in_flight() == 0));
+    }
+
+    #[test]
+    fn what_one_did_is_not_held_against_another_who_gets_its_line() {
+        let signs = Signs::new();
+        signs.conduct.failed(false);
+        signs.latency.heard(std::time::Duration::from_secs(1));
+        signs.form.begins(Moment::now());
+        signs.form.failed(Moment::now());
+        signs.in_flight.fetch_add(1, Relaxed);
+
+        signs.begin_anew(0);
+
+        assert_eq!(format!("{signs:?}"), format!("{:?}", Signs::new()));
+    }
+}
