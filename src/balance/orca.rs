@@ -15,6 +15,7 @@ use super::{Call, Pick, Policy, dice, weighted};
 use crate::{
     Endpoint, Endpoints, Error,
     endpoint::Vitals,
+    moment::Moment,
     orca::{self, Metric, Rule},
 };
 
@@ -69,7 +70,7 @@ struct Scheduled {
     all: Box<[Candidate]>,
     turn: Arc<AtomicU64>,
     update: u64,
-    began: Instant,
+    began: Moment,
     /// When the weights are made anew, in microseconds after that.
     due: AtomicU64,
     table: ArcSwap<Box<dyn Pick>>,
@@ -198,7 +199,7 @@ impl Policy for Orca {
             all,
             turn: Arc::clone(&self.turn),
             update,
-            began: now,
+            began: Moment::at(now),
             due: AtomicU64::new(update),
             table: ArcSwap::from_pointee(table),
             _alive: Arc::clone(&self.alive),
@@ -211,15 +212,15 @@ impl Pick for Scheduled {
         if self.all.len() == 1 {
             return 0;
         }
-        self.refresh(Instant::now());
+        self.refresh(call.at());
         self.table.load().pick(call)
     }
 }
 
 impl Scheduled {
     #[inline]
-    fn refresh(&self, now: Instant) {
-        let age = now.saturating_duration_since(self.began).as_micros() as u64;
+    fn refresh(&self, now: Moment) {
+        let age = now.nanos_since(self.began) / 1_000;
         let due = self.due.load(Relaxed);
         let next = age.saturating_add(self.update);
         if age >= due
@@ -229,7 +230,7 @@ impl Scheduled {
                 .is_ok()
         {
             self.table
-                .store(Arc::new(table(&self.all, &self.turn, now)));
+                .store(Arc::new(table(&self.all, &self.turn, Instant::now())));
         }
     }
 }

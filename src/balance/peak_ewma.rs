@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-
 use super::{Call, Pick, Policy, two::Two};
 use crate::{
     Endpoint, Endpoints,
     endpoint::{OLD_FAILURES, Peak, Tick, Vitals, fade},
+    moment::Moment,
 };
 
 /// The one that costs less of two drawn by chance, by its peak latency times its calls in flight: what tower's
@@ -88,7 +87,7 @@ impl PeakEwma {
 
 impl Policy for PeakEwma {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        let now = Instant::now();
+        let now = Moment::now();
         let sum: u64 = ready.iter().map(Endpoint::weight).sum();
         let mean = sum as f32 / ready.len() as f32;
         let candidate = |endpoint: &Endpoint| {
@@ -106,24 +105,24 @@ impl Policy for PeakEwma {
 }
 
 impl Pick for OfTwo {
-    fn pick(&self, _: &Call<'_>) -> usize {
+    fn pick(&self, call: &Call<'_>) -> usize {
         if self.all.len() == 1 {
             return 0;
         }
         let (first, second) = self.two.draw();
-        let now = Instant::now();
+        let now = call.at();
         let [a, b] = [first, second].map(|place| self.all[place].cost(now));
         if b < a * (1.0 - SAME) { second } else { first }
     }
 }
 
 impl Candidate {
-    fn cost(&self, at: Instant) -> f32 {
+    fn cost(&self, at: Moment) -> f32 {
         let (form, conduct) = (self.vitals.form(), self.vitals.conduct());
         if !conduct.is_open() {
             return f32::INFINITY;
         }
-        let now = Tick::at(at);
+        let now = Tick::of(at);
         let mut name = conduct.name() as f32 / 256.0;
         if name < 1.0 {
             name = 1.0 - (1.0 - name) * fade(form.silent(now) / OLD_FAILURES);
@@ -132,7 +131,7 @@ impl Candidate {
         self.peak(at).read(now) * busy / (name * name).powi(2)
     }
 
-    fn peak(&self, at: Instant) -> &Peak {
+    fn peak(&self, at: Moment) -> &Peak {
         // It was made with this.
         self.vitals.sense().peak(Duration::ZERO, at)
     }

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-
 use super::Tick;
 use crate::moment::Moment;
 
@@ -25,9 +23,9 @@ pub(crate) struct Peak {
 
 impl Peak {
     /// Of one that nothing is known of.
-    pub(crate) fn new(assumed: Duration, now: Instant) -> Self {
+    pub(crate) fn new(assumed: Duration, now: Moment) -> Self {
         Self {
-            since: Tick::at(now),
+            since: Tick::of(now),
             word: AtomicU64::new(pack(assumed.as_secs_f32(), 0)),
             decay: AtomicU32::new(f32::to_bits(1.0)),
         }
@@ -108,7 +106,7 @@ mod tests {
         task::{Context, Poll},
     };
 
-    use tokio::time::advance;
+    use tokio::time::{Instant, advance};
     use tower::{
         Service,
         load::{CompleteOnResponse, Load, PeakEwma},
@@ -141,7 +139,7 @@ mod tests {
         let decay = DECAY.as_nanos() as f64;
         let complete = CompleteOnResponse::default();
         let mut theirs = PeakEwma::new(Ready, Duration::from_secs(1), decay, complete);
-        let ours = Peak::new(Duration::from_secs(1), Instant::now());
+        let ours = Peak::new(Duration::from_secs(1), Moment::at(Instant::now()));
         ours.decays_in(DECAY);
 
         for (wait, took) in [(0, 20), (500, 400), (4_000, 30), (1, 2_500), (9_000, 5)] {
@@ -164,7 +162,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_read_earlier_and_comes_later_changes_nothing() {
         let now = Instant::now();
-        let peak = Peak::new(MILLI * 100, now + MILLI * 50);
+        let peak = Peak::new(MILLI * 100, Moment::at(now + MILLI * 50));
         peak.decays_in(MILLI);
 
         let read = peak.read(Tick::at(now));
@@ -176,7 +174,7 @@ mod tests {
     #[test]
     fn without_time_to_decay_only_the_last_answer_counts() {
         let now = Instant::now();
-        let peak = Peak::new(MILLI * 100, now);
+        let peak = Peak::new(MILLI * 100, Moment::at(now));
         peak.decays_in(Duration::ZERO);
 
         peak.took(MILLI * 5, Moment::at(now + MILLI));

@@ -27,7 +27,7 @@ pub(crate) struct Senses {
 
 impl Senses {
     /// Its latency at its worst; assumed to be so while nothing is known.
-    pub(crate) fn peak(&self, assumed: Duration, now: Instant) -> &Peak {
+    pub(crate) fn peak(&self, assumed: Duration, now: Moment) -> &Peak {
         self.peak.get_or_init(|| Peak::new(assumed, now))
     }
 
