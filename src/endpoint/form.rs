@@ -17,7 +17,7 @@ pub(crate) struct Form {
     /// A moving average of the time to the head of a good response, in microseconds as a float; 0 while
     /// nothing is known.
     latency: AtomicU32,
-    /// When something was last learnt about it.
+    /// When something was last learnt about it, were it that it is there.
     heard: AtomicU64,
     /// Calls of which nothing has been heard.
     waiting: AtomicU32,
@@ -153,10 +153,10 @@ impl Form {
         }
     }
 
-    /// It is another's.
-    pub(super) fn begin_anew(&self) {
+    /// It is another's, of whom nothing is known until now.
+    pub(super) fn begin_anew(&self, now: Moment) {
         self.forget();
-        self.heard.store(0, Relaxed);
+        self.heard.store(Tick::of(now).0, Relaxed);
         self.waiting.store(0, Relaxed);
         self.moved.store(0, Relaxed);
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Endpoint, Endpoints, Form, Latency};
-use crate::health::Conduct;
+use crate::{health::Conduct, moment::Moment};
 
 /// How an endpoint is doing, as far as picks look at it.
 ///
@@ -81,11 +81,11 @@ impl Signs {
         }
     }
 
-    /// Nothing is known, and so many failures in a row are too many.
-    fn begin_anew(&self, limit: u16) {
+    /// Nothing is known from now on, and so many failures in a row are too many.
+    fn begin_anew(&self, limit: u16, now: Moment) {
         self.in_flight.store(0, Relaxed);
         self.conduct.begin_anew(limit);
-        self.form.begin_anew();
+        self.form.begin_anew(now);
         self.latency.begin_anew();
     }
 
@@ -115,10 +115,10 @@ impl Signs {
 }
 
 impl Line {
-    /// Of one of which nothing is known, for whom so many failures in a row are too many.
-    pub(super) fn new(limit: u16) -> Self {
+    /// Of one of which nothing is known until now, for whom so many failures in a row are too many.
+    pub(super) fn new(limit: u16, now: Moment) -> Self {
         let line = Self(blank().take());
-        line.signs().begin_anew(limit);
+        line.signs().begin_anew(limit, now);
         line
     }
 
@@ -233,7 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{balance::conform, moment::Moment};
+    use crate::balance::conform;
 
     proptest! {
         #[test]
@@ -299,15 +299,18 @@ mod tests {
 
     #[test]
     fn what_one_did_is_not_held_against_another_who_gets_its_line() {
-        let signs = Signs::new();
+        let now = Moment::now();
+        let [signs, new] = [0; 2].map(|_| Signs::new());
         signs.conduct.failed(false);
         signs.latency.heard(std::time::Duration::from_secs(1));
-        signs.form.begins(Moment::now());
-        signs.form.failed(Moment::now());
+        signs.form.begins(now);
+        signs.form.failed(now);
         signs.in_flight.fetch_add(1, Relaxed);
 
-        signs.begin_anew(0);
+        for signs in [&signs, &new] {
+            signs.begin_anew(0, now);
+        }
 
-        assert_eq!(format!("{signs:?}"), format!("{:?}", Signs::new()));
+        assert_eq!(format!("{signs:?}"), format!("{new:?}"));
     }
 }

@@ -96,13 +96,14 @@ impl Vitals {
 
     /// So many failures in a row are too many; 0: there never are.
     pub(crate) fn owned(now: Instant, owner: Option<Owner>, limit: u16) -> Self {
+        let known_since = Moment::at(now);
         Self {
-            line: Line::new(limit),
+            line: Line::new(limit, known_since),
             begun: AtomicU64::new(0),
             attempts: OnceLock::new(),
             senses: OnceLock::new(),
             spared: AtomicU64::new(0),
-            known_since: Moment::at(now),
+            known_since,
             owner,
             links: Links::new(),
             condition: Mutex::new(Condition {
