@@ -108,7 +108,7 @@ impl InFlight {
 
     /// It is over since then, or else since now, after so many bytes of messages were received, and counts from
     /// now on; and with it its call, if this ends that, too.
-    pub(crate) fn close(&mut self, at: Option<Moment>, received: u64, call: Option<Call>) {
+    pub(crate) fn close(&mut self, at: Option<Moment>, received: u64, mut call: Option<Call>) {
         let at = at.unwrap_or_else(Moment::now);
         let counted = &mut self.counted;
         let end = counted.end.replace(End::Counted);
@@ -134,12 +134,18 @@ impl InFlight {
             }
             Some(End::Seen(..)) | None => {
                 self.vitals.count(&past);
+                let began = self.began;
+                if let Some(call) = &mut call
+                    && call.ends_at_once(began, &past)
+                {
+                    return;
+                }
                 if let Some(method) = &counted.method {
                     method.attempt_ended(&past);
                 }
             }
         }
-        if let Some(mut call) = call {
+        if let Some(call) = &mut call {
             call.ends_as(past);
         }
     }

@@ -74,6 +74,17 @@ impl Counted {
         }
     }
 
+    /// It ended as this attempt at it did, which began then, and both are counted, if it was the only one and
+    /// there was no wait before; otherwise nothing is.
+    pub(crate) fn ends_at_once(&mut self, began: Moment, past: &Past) -> bool {
+        let at_once = !self.over && self.again == [0; 3] && self.began == Some(began);
+        if at_once {
+            self.over = true;
+            self.method.ended_at_once(past);
+        }
+        at_once
+    }
+
     /// It ended as this attempt at it did.
     pub(crate) fn ends_as(&mut self, past: Past) {
         self.over(past);

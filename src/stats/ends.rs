@@ -2,6 +2,7 @@
 
 use std::{
     array,
+    borrow::Borrow,
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +12,7 @@ use std::{
 use tonic::Code;
 
 use super::{
+    Past,
     bounds::{SIZES, TIMES, bucket, size_bucket},
     ring::Counted,
     seat::Seat,
@@ -88,6 +90,13 @@ pub(super) struct Ends {
     unusual: [AtomicU64; 4],
 }
 
+/// The ends that bear one code, and how much had been sent and received by then.
+#[derive(Debug, Default)]
+pub(super) struct Weighed {
+    pub(super) ends: Ends,
+    pub(super) sizes: Sizes,
+}
+
 /// Bytes of the messages of those that bear one code.
 #[derive(Debug, Default)]
 pub(super) struct Sizes {
@@ -130,20 +139,34 @@ impl Default for Ends {
     }
 }
 
-impl ByCode<Ends> {
+impl<T: Default + Borrow<Ends>> ByCode<T> {
     /// How many ended in each way, in the order of [`Ending`].
     pub(super) fn counted(&self) -> [u64; 4] {
         let mut all = [0; 4];
-        for (code, ends) in self.iter() {
-            add(&mut all, ends.counted(code));
+        for (code, counted) in self.iter() {
+            add(&mut all, counted.borrow().counted(code));
         }
         all
     }
 }
 
+impl Weighed {
+    #[inline]
+    pub(super) fn count(&self, seat: Seat, past: &Past) {
+        self.ends.count(seat, past.code, past.ending, past.took);
+        self.sizes.count(seat, past.sent, past.received);
+    }
+}
+
+impl Borrow<Ends> for Weighed {
+    fn borrow(&self) -> &Ends {
+        &self.ends
+    }
+}
+
 impl Sizes {
     #[inline]
-    pub(super) fn count(&self, seat: Seat, sent: u64, received: u64) {
+    fn count(&self, seat: Seat, sent: u64, received: u64) {
         self.sent.count(seat, size_bucket(sent), sent);
         self.received
             .count(seat, bucket(&SIZES, received), received);

@@ -1,6 +1,9 @@
 //! Reads the counters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    borrow::Borrow,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use tokio::time::Instant;
 
@@ -8,7 +11,7 @@ use super::{
     Answered, Attempted, Attempts, Calls, Ended, Histogram, Lately, OfEndpoint, OfMethod, Stats,
     Tallies, Tally,
     bounds::{RETRIES, SIZES, TRANSPARENT},
-    ends::{ByCode, Ends, Sizes},
+    ends::{ByCode, Ends, Weighed},
     histogram::ONE,
 };
 use crate::{Endpoints, ServiceName};
@@ -72,8 +75,11 @@ fn of_method(tally: &Tally, now: Instant) -> OfMethod {
         [&TRANSPARENT[..], &RETRIES, &RETRIES].map(|bounds| Histogram::new(bounds, ONE));
     for part in tally.parts() {
         add_ends(&mut calls.ended, &part.calls);
-        add_ends(&mut attempts.ended, &part.attempts);
-        add_sizes(&mut attempts, &part.sizes);
+        add_ends(&mut calls.ended, &part.once);
+        for counted in [&part.attempts, &part.once] {
+            add_ends(&mut attempts.ended, counted);
+            add_sizes(&mut attempts, counted);
+        }
         attempts.again.add(part.again.each_ref().map(loaded));
         let [not_sent, refused] = part.unseen.each_ref().map(loaded);
         attempts.not_sent += not_sent;
@@ -101,15 +107,16 @@ fn of_method(tally: &Tally, now: Instant) -> OfMethod {
     }
 }
 
-fn add_ends(ended: &mut Ended, counted: &ByCode<Ends>) {
+fn add_ends<T: Default + Borrow<Ends>>(ended: &mut Ended, counted: &ByCode<T>) {
     ended.add_ways(counted.counted());
-    for (code, ends) in counted.iter() {
+    for (code, counted) in counted.iter() {
+        let ends = counted.borrow();
         ended.of(code).took.add(ends.took.counts(), ends.took.sum());
     }
 }
 
-fn add_sizes(attempts: &mut Attempts, counted: &ByCode<Sizes>) {
-    for (code, counted) in counted.iter() {
+fn add_sizes(attempts: &mut Attempts, counted: &ByCode<Weighed>) {
+    for (code, Weighed { sizes: counted, .. }) in counted.iter() {
         let sizes = attempts
             .ended
             .of(code)

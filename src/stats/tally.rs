@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     Past, Unseen,
     bounds::{RETRIES, TRANSPARENT},
-    ends::{Buckets, ByCode, Ends, Sizes, Why, add, wrapped},
+    ends::{Buckets, ByCode, Ends, Weighed, Why, add, wrapped},
     recent::{self, BUCKETS, Recent},
     ring::{Counted, Last, Ring, tick},
     seat::{PLACES, Seat},
@@ -33,9 +33,11 @@ pub(crate) struct Tally {
 pub(super) struct Part {
     pub(super) started: AtomicU64,
     pub(super) attempts_started: AtomicU64,
+    /// Of calls that were sent once, and at once: how they ended, and so the one attempt at each.
+    pub(super) once: ByCode<Weighed>,
+    /// Of all other calls, and all other attempts.
     pub(super) calls: ByCode<Ends>,
-    pub(super) attempts: ByCode<Ends>,
-    pub(super) sizes: ByCode<Sizes>,
+    pub(super) attempts: ByCode<Weighed>,
     pub(super) again: [AtomicU64; 3],
     pub(super) unseen: [AtomicU64; 2],
     /// How many calls were sent again how often, for which reason; those that were not are not counted.
@@ -113,6 +115,14 @@ impl Tally {
         }
     }
 
+    /// A call ended that was sent once, and at once; and with it the attempt that it was.
+    pub(super) fn ended_at_once(&self, past: &Past) {
+        let seat = Seat::here();
+        let age = past.at.nanos_since(self.since);
+        self.ring.turn(tick(age), || self.counted());
+        self.part(seat).once.at(past.code).count(seat, past);
+    }
+
     #[inline]
     pub(crate) fn attempt_begins(&self, again: Option<Why>) {
         let seat = Seat::here();
@@ -125,11 +135,7 @@ impl Tally {
 
     pub(crate) fn attempt_ended(&self, past: &Past) {
         let seat = Seat::here();
-        let part = self.part(seat);
-        let ends = part.attempts.at(past.code);
-        ends.count(seat, past.code, past.ending, past.took);
-        let sizes = part.sizes.at(past.code);
-        sizes.count(seat, past.sent, past.received);
+        self.part(seat).attempts.at(past.code).count(seat, past);
     }
 
     pub(crate) fn attempt_unseen(&self, how: Unseen) {
@@ -141,6 +147,7 @@ impl Tally {
     pub(super) fn counted_calls(&self) -> [u64; 4] {
         let mut all = [0; 4];
         for part in self.parts() {
+            add(&mut all, part.once.counted());
             add(&mut all, part.calls.counted());
         }
         all
@@ -161,9 +168,9 @@ impl Part {
         Self {
             started: AtomicU64::new(0),
             attempts_started: AtomicU64::new(0),
+            once: ByCode::new(),
             calls: ByCode::new(),
             attempts: ByCode::new(),
-            sizes: ByCode::new(),
             again: array::from_fn(|_| AtomicU64::new(0)),
             unseen: array::from_fn(|_| AtomicU64::new(0)),
             often: array::from_fn(|_| Buckets::default()),
