@@ -10,6 +10,10 @@ use sim::{
     balancer::End,
     dice::Dice,
     figures::{Figures, Notes},
+    reality::{
+        Lag, Rival,
+        timeline::{Change, Timeline},
+    },
     scenario::Scenario,
     server::{SECOND, Time},
     world::OF_CLIENTS,
@@ -23,18 +27,22 @@ use tonic::metadata::MetadataMap;
 use crate::{
     echo::{BACKEND, EchoClient, EchoRequest},
     fleet::Fleet,
-    rivals::{Caller, Client, Rival},
-    timeline::{Change, Timeline},
+    rivals::{self, Caller, Client},
+    servers::OVER,
 };
 
-/// One run of one contender, on servers of its own.
-pub async fn run(rival: Rival, scenario: &Scenario, seed: u64) -> Result<Figures, Box<dyn Error>> {
+/// One run of one contender, on servers of its own, and what the machine did to it.
+pub async fn run(
+    rival: Rival,
+    scenario: &Scenario,
+    seed: u64,
+) -> Result<(Figures, Lag), Box<dyn Error>> {
     let mut fleet = Fleet::start(scenario.servers, scenario.cores).await?;
     let mut timeline = Timeline::of(scenario, seed);
     fleet.begin(&timeline).await?;
     let mut clients = Vec::new();
     for _ in 0..scenario.clients {
-        let client = rival.client()?;
+        let client = rivals::client(rival)?;
         for server in 0..scenario.at_first() {
             client.hear(server, fleet.addresses[server])?;
         }
@@ -43,11 +51,11 @@ pub async fn run(rival: Rival, scenario: &Scenario, seed: u64) -> Result<Figures
     for client in &clients {
         timeout(READY, client.ready(scenario.at_first())).await?;
     }
-    let notes = Arc::new(Mutex::new(Notes::new(scenario)));
+    let seen = Arc::new(Mutex::new(Seen::of(scenario)));
     let run = Run {
         began: Instant::now(),
         scenario: scenario.clone(),
-        notes: Arc::clone(&notes),
+        seen: Arc::clone(&seen),
     };
     let mut calling = JoinSet::new();
     for (n, client) in clients.iter().enumerate() {
@@ -56,8 +64,9 @@ pub async fn run(rival: Rival, scenario: &Scenario, seed: u64) -> Result<Figures
     }
     run.play(&mut timeline, &mut fleet, &clients).await?;
     calling.join_all().await;
-    let notes = std::mem::replace(&mut *locked(&notes), Notes::new(scenario));
-    Ok(notes.figures())
+    let seen = std::mem::replace(&mut *locked(&seen), Seen::of(scenario));
+    let lag = seen.lag();
+    Ok((seen.notes.figures(), lag))
 }
 
 /// How long connections may take.
@@ -68,7 +77,32 @@ const READY: Duration = Duration::from_secs(30);
 struct Run {
     began: Instant,
     scenario: Scenario,
-    notes: Arc<Mutex<Notes>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What is noted, and milliseconds that things took too long, with how many there were.
+struct Seen {
+    notes: Notes,
+    begins: (f64, u32),
+    works: (f64, u32),
+}
+
+impl Seen {
+    fn of(scenario: &Scenario) -> Self {
+        Self {
+            notes: Notes::new(scenario),
+            begins: (0.0, 0),
+            works: (0.0, 0),
+        }
+    }
+
+    fn lag(&self) -> Lag {
+        let mean = |(sum, n): (f64, u32)| sum / f64::from(n.max(1));
+        Lag {
+            begins: mean(self.begins),
+            works: mean(self.works),
+        }
+    }
 }
 
 impl Run {
@@ -121,30 +155,43 @@ impl Run {
     async fn call(self, mut client: EchoClient<Caller>, at: Time, work: f64) {
         let message = format!("{:.0}", work * 1e6);
         let patience = Duration::from_secs_f64(self.scenario.patience);
+        let late = (Instant::now() - self.at(at)).as_secs_f64() * 1000.0;
         let ended = timeout(patience, client.unary_echo(EchoRequest { message })).await;
         let (end, server) = match &ended {
-            Ok(Ok(answer)) => (End::Answered, server(answer.metadata())),
-            Ok(Err(status)) => (End::Failed, server(status.metadata())),
+            Ok(Ok(answer)) => (End::Answered, number(answer.metadata(), BACKEND)),
+            Ok(Err(status)) => (End::Failed, number(status.metadata(), BACKEND)),
             Err(_) => (End::Late, None),
         };
         let took = (Instant::now() - self.at(at)).as_nanos() as Time;
-        let mut notes = locked(&self.notes);
-        if let Some(server) = server {
-            notes.picked(server, at);
+        let over = ended
+            .as_ref()
+            .ok()
+            .and_then(|it| number(it.as_ref().ok()?.metadata(), OVER));
+        let mut seen = locked(&self.seen);
+        add(&mut seen.begins, late);
+        if let Some(micros) = over {
+            add(&mut seen.works, micros as f64 / 1000.0);
         }
-        notes.ended(at, took.min(self.scenario.patience()), end, 1);
+        if let Some(server) = server {
+            seen.notes.picked(server, at);
+        }
+        seen.notes
+            .ended(at, took.min(self.scenario.patience()), end, 1);
     }
 }
 
-/// Who answered.
-fn server(metadata: &MetadataMap) -> Option<usize> {
-    metadata.get(BACKEND)?.to_str().ok()?.parse().ok()
+/// What is said by this name: who answered, for example.
+fn number(metadata: &MetadataMap, name: &str) -> Option<usize> {
+    metadata.get(name)?.to_str().ok()?.parse().ok()
 }
 
-fn locked(notes: &Mutex<Notes>) -> std::sync::MutexGuard<'_, Notes> {
-    notes
-        .lock()
-        .expect("no code here panics with the lock held")
+fn add((sum, n): &mut (f64, u32), this: f64) {
+    *sum += this;
+    *n += 1;
+}
+
+fn locked(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
+    seen.lock().expect("no code here panics with the lock held")
 }
 
 fn seconds(seconds: f64) -> Time {
@@ -158,10 +205,10 @@ mod tests {
     #[test]
     fn who_answered_is_said_by_a_header() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(server(&metadata), None);
+        assert_eq!(number(&metadata, BACKEND), None);
 
         metadata.insert(BACKEND, 17_usize.into());
 
-        assert_eq!(server(&metadata), Some(17));
+        assert_eq!(number(&metadata, BACKEND), Some(17));
     }
 }

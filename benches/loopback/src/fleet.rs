@@ -2,15 +2,13 @@
 
 use std::{error::Error, net::SocketAddr, process::Stdio};
 
+use sim::reality::timeline::{Change, Timeline};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, Command},
 };
 
-use crate::{
-    servers::SERVE,
-    timeline::{Change, Timeline},
-};
+use crate::servers::SERVE;
 
 /// It ends when this is dropped.
 pub struct Fleet {

@@ -1,21 +1,24 @@
 //! The simulator's claims on real tonic servers: `scripts/loopback --help`.
 
-mod arguments;
 mod callers;
 #[path = "../../../examples/echo/mod.rs"]
 mod echo;
 mod fleet;
-mod report;
 mod rivals;
 mod servers;
-mod timeline;
 
 use std::{error::Error, fs, process::ExitCode};
 
-use arguments::{Arguments, Asked};
-use report::{Compared, Shown};
-use rivals::Rival;
-use sim::{clock, contenders, figures::Figures, scenario::Scenario};
+use sim::{
+    clock, contenders,
+    figures::Figures,
+    reality::{
+        Lag, Rival,
+        arguments::{self, Arguments, Asked},
+        report::{self, Compared, Shown},
+    },
+    scenario::Scenario,
+};
 use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
@@ -55,11 +58,18 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let mut all = Vec::new();
     for scenario in &arguments.scenarios {
         let mut shown: Vec<Shown> = Rival::ALL.map(Shown::by).into();
-        for seed in arguments.seeds() {
+        for seed in arguments.seeds.clone() {
             for one in &mut shown {
                 eprintln!("{}: {}, seed {seed}", scenario.name, one.rival.name());
-                one.real.push(measured(one.rival, scenario, seed)?);
-                one.sim.push(simulated(one.rival, scenario, seed)?);
+                let (real, lag) = measured(one.rival, scenario, seed)?;
+                // The simulator's servers take as much longer as these did.
+                let as_slow = Scenario {
+                    over: lag.works / 1000.0,
+                    ..scenario.clone()
+                };
+                one.real.push(real);
+                one.lags.push(lag);
+                one.sim.push(simulated(one.rival, &as_slow, seed)?);
             }
         }
         let compared = Compared::new(scenario, shown);
@@ -75,7 +85,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 /// On servers of their own, which end with the run.
-fn measured(rival: Rival, scenario: &Scenario, seed: u64) -> Result<Figures, Box<dyn Error>> {
+fn measured(
+    rival: Rival,
+    scenario: &Scenario,
+    seed: u64,
+) -> Result<(Figures, Lag), Box<dyn Error>> {
     runtime()?.block_on(callers::run(rival, scenario, seed))
 }
 

@@ -3,7 +3,7 @@
 use std::{error::Error, net::SocketAddr, time::Duration};
 
 use http::{Request, Response};
-use serde::Serialize;
+use sim::reality::Rival;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tonic::{
@@ -20,15 +20,6 @@ use tower::{
     load::{CompleteOnResponse, PeakEwmaDiscover},
     util::BoxCloneSyncService,
 };
-
-/// Who is compared; the first is the base of ratios.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Rival {
-    Tower,
-    Tonic,
-    LeastLoaded,
-    Adaptive,
-}
 
 /// Either contender, as a generated client takes it.
 pub type Caller = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
@@ -51,51 +42,28 @@ const DEFAULT_RTT: Duration = Duration::from_millis(30);
 const DECAY: Duration = Duration::from_secs(10);
 const ROOM: usize = 1024;
 
-impl Rival {
-    pub const ALL: [Self; 4] = [Self::Tower, Self::Tonic, Self::LeastLoaded, Self::Adaptive];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tower => "tower P2C + PeakEWMA",
-            Self::Tonic => "tonic balance_channel",
-            Self::LeastLoaded => "ours, least_loaded",
-            Self::Adaptive => "ours, adaptive",
+/// A client that knows nobody yet.
+pub fn client(rival: Rival) -> Result<Client, Box<dyn Error>> {
+    match rival {
+        Rival::Tonic => {
+            let (channel, changes) = Tonic::balance_channel(ROOM);
+            let channel = channel.map_err(|error| Status::from_error(error.into()));
+            Ok(Client {
+                caller: BoxCloneSyncService::new(channel),
+                hears: Hears::Tonic(changes),
+            })
         }
-    }
-
-    /// The simulator's name for it.
-    pub fn in_sim(self) -> &'static str {
-        match self {
-            Self::Tower => "tower",
-            Self::Tonic => "plain_random",
-            Self::LeastLoaded => "least_loaded",
-            Self::Adaptive => "adaptive",
-        }
-    }
-
-    /// A client that knows nobody yet.
-    pub fn client(self) -> Result<Client, Box<dyn Error>> {
-        match self {
-            Self::Tonic => {
-                let (channel, changes) = Tonic::balance_channel(ROOM);
-                let channel = channel.map_err(|error| Status::from_error(error.into()));
-                Ok(Client {
-                    caller: BoxCloneSyncService::new(channel),
-                    hears: Hears::Tonic(changes),
-                })
-            }
-            Self::Tower => Ok(tower()),
-            Self::LeastLoaded | Self::Adaptive => {
-                let (registry, service) = (Memory::default(), ServiceName::new("echo")?);
-                let channel = Ours::over(service.clone(), registry.clone())
-                    .policy(balance::named(self.in_sim())?)
-                    .build()?;
-                let caller = channel.clone().map_response(|answer| answer.map(Body::new));
-                Ok(Client {
-                    caller: BoxCloneSyncService::new(caller),
-                    hears: Hears::Ours(registry, service, channel),
-                })
-            }
+        Rival::Tower => Ok(tower()),
+        Rival::LeastLoaded | Rival::Adaptive => {
+            let (registry, service) = (Memory::default(), ServiceName::new("echo")?);
+            let channel = Ours::over(service.clone(), registry.clone())
+                .policy(balance::named(rival.in_sim())?)
+                .build()?;
+            let caller = channel.clone().map_response(|answer| answer.map(Body::new));
+            Ok(Client {
+                caller: BoxCloneSyncService::new(caller),
+                hears: Hears::Ours(registry, service, channel),
+            })
         }
     }
 }

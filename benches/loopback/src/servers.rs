@@ -31,6 +31,9 @@ use crate::{
 /// The word that makes this program the servers.
 pub const SERVE: &str = "--serve";
 
+/// The header that says how many microseconds a call's work took too long.
+pub const OVER: &str = "over";
+
 /// One server: some permits, and a speed.
 struct Worker {
     id: AsciiMetadataValue,
@@ -88,21 +91,23 @@ fn obey(line: &str, workers: &[Arc<Worker>]) -> Option<()> {
 }
 
 impl Worker {
-    /// Sleeps as long as so much work takes, at a speed that may change meanwhile.
-    async fn work(&self, mut seconds: f64) {
+    /// Sleeps as long as so much work takes, at a speed that may change meanwhile; how much longer it was.
+    async fn work(&self, mut seconds: f64) -> Duration {
         let mut speed = self.speed.subscribe();
         loop {
             let now = *speed.borrow_and_update();
             let began = Instant::now();
             let ends = async {
                 if now > 0.0 {
-                    sleep(Duration::from_secs_f64(seconds.max(0.0) / now)).await;
+                    let time = Duration::from_secs_f64(seconds.max(0.0) / now);
+                    sleep(time).await;
+                    time
                 } else {
-                    std::future::pending::<()>().await;
+                    std::future::pending().await
                 }
             };
             tokio::select! {
-                () = ends => return,
+                time = ends => return (Instant::now() - began).saturating_sub(time),
                 // The sender lives as long as the worker does.
                 _ = speed.changed() => {
                     let passed = Instant::now() - began;
@@ -141,9 +146,11 @@ impl Service for Shared {
             .map_err(|_| Status::invalid_argument(format!("{message:?} is no work")))?;
         let permit = worker.permits.acquire().await;
         let _permit = permit.map_err(|_| Status::internal("nobody closes it"))?;
-        worker.work(micros / 1e6).await;
+        let over = worker.work(micros / 1e6).await;
         let mut answer = Response::new(EchoResponse { message });
         *answer.metadata_mut() = worker.signature();
+        let over = (over.as_micros() as u64).into();
+        answer.metadata_mut().insert(OVER, over);
         Ok(answer)
     }
 

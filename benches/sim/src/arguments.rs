@@ -1,6 +1,6 @@
 //! What is to be run.
 
-use std::{fmt::Write, path::PathBuf};
+use std::{fmt::Write, ops::Range, path::PathBuf};
 
 use crate::{
     claims, contenders, herd,
@@ -58,7 +58,7 @@ Policies against each other in simulated fleets.
                             change of the fleet costs, drawn by chance, by gRFC A68 and by Rocksteadier
   scripts/sim claims [SCENARIO…]
                             what the crate claims of `adaptive`, of all its policies in `herd`, and of subsets: what holds
-                            and what does not; ten seeds, three for `herd`; the better part of an hour on one core
+                            and what does not; ten seeds, three for `herd`; half an hour or so on two cores
     --policies A,B,…        compares these; the first is the base of the ratios
     --seeds N               2 unless given
     --first-seed N          1000 unless given; what was tuned was tuned on others
@@ -74,16 +74,66 @@ many failures a client saw, `back` how many seconds a server that is well again 
 `tries` how often a call was made, and `good` how many were answered long after all servers were well again.
 ";
 
+/// What the bench on loopback is told as well.
+#[derive(Debug)]
+pub struct Common {
+    first: u64,
+    count: Option<u64>,
+    pub json: Option<PathBuf>,
+}
+
 /// As the words say, before what is not said is filled in.
 struct Words {
     scenarios: Vec<Scenario>,
     herds: bool,
     subsets: bool,
     policies: Option<Vec<String>>,
-    first: u64,
-    count: Option<u64>,
+    common: Common,
     bend: bool,
     claims: bool,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self {
+            first: FIRST_SEED,
+            count: None,
+            json: None,
+        }
+    }
+}
+
+impl Common {
+    /// Whether this word is one of these; the next is its value.
+    pub fn takes<'w>(
+        &mut self,
+        word: &str,
+        rest: &mut impl Iterator<Item = &'w String>,
+    ) -> Result<bool, String> {
+        match word {
+            "--seeds" => self.count = Some(number(word, value(word, rest)?)?),
+            "--first-seed" => self.first = number(word, value(word, rest)?)?,
+            "--json" => self.json = Some(value(word, rest)?.into()),
+            _ => return Ok(false),
+        }
+        match self.count {
+            Some(0) => Err("--seeds is 0: at least one is needed".to_owned()),
+            _ => Ok(true),
+        }
+    }
+
+    /// So many, unless others were asked for.
+    pub fn seeds(&self, usual: u64) -> Range<u64> {
+        let count = self.count.unwrap_or(usual);
+        self.first..self.first.saturating_add(count)
+    }
+}
+
+fn value<'w>(
+    word: &str,
+    rest: &mut impl Iterator<Item = &'w String>,
+) -> Result<&'w String, String> {
+    rest.next().ok_or_else(|| format!("{word} wants a value"))
 }
 
 impl Arguments {
@@ -93,46 +143,39 @@ impl Arguments {
             herds: false,
             subsets: false,
             policies: None,
-            first: FIRST_SEED,
-            count: None,
+            common: Common::default(),
             bend: true,
             claims: false,
         };
-        let (mut json, mut pictures) = (None, None);
+        let mut pictures = None;
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
                 "--help" | "-h" => return Ok(Asked::Help),
-                "--policies" => said.policies = Some(policies(value()?)?),
-                "--seeds" => said.count = Some(number(word, value()?)?),
-                "--first-seed" => said.first = number(word, value()?)?,
+                "--policies" => said.policies = Some(policies(value(word, &mut words)?)?),
                 "--full" => {
-                    said.count = Some(MANY_SEEDS);
+                    said.common.count = Some(MANY_SEEDS);
                     said.policies = Some(everybody());
                 }
                 "--perturb" => said.bend = true,
                 "--exact" => said.bend = false,
-                "--json" => json = Some(value()?.into()),
-                "--svg" => pictures = Some(value()?.into()),
+                "--svg" => pictures = Some(value(word, &mut words)?.into()),
                 "claims" => said.claims = true,
                 "herd" => said.herds = true,
                 "subsets" => said.subsets = true,
                 "ramp" => said.scenarios.extend(scenario::ramp()),
+                _ if said.common.takes(word, &mut words)? => {}
                 name => said.scenarios.push(
                     Scenario::named(name)
                         .ok_or_else(|| format!("there is no scenario {name:?}"))?,
                 ),
             }
         }
-        if said.count == Some(0) {
-            return Err("--seeds is 0: at least one is needed".to_owned());
-        }
         Ok(Asked::Run(Box::new(Self {
             claims: said.claims,
-            subsets: (said.subsets || said.is_all() && said.claims).then_some(said.first),
+            subsets: (said.subsets || said.is_all() && said.claims).then_some(said.common.first),
+            json: said.common.json.clone(),
             parts: said.parts(),
-            json,
             pictures,
         })))
     }
@@ -146,10 +189,7 @@ impl Words {
 
     fn parts(self) -> Vec<Part> {
         let all = self.is_all();
-        let seeds = |usual| {
-            let count = self.count.unwrap_or(usual);
-            (self.first..self.first.saturating_add(count)).collect()
-        };
+        let seeds = |usual| self.common.seeds(usual).collect();
         let policies = |usual: &[&str]| {
             let usual = || usual.iter().map(|&name| name.to_owned()).collect();
             self.policies.clone().unwrap_or_else(usual)

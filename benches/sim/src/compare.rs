@@ -1,10 +1,16 @@
 //! Everybody on the same seeds, and ratios of what they showed.
 
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
+};
+
 use serde::Serialize;
 
 use crate::{
     arguments::Part,
-    contenders,
+    clock, contenders,
     dice::Dice,
     figures::{Figures, fingerprint},
     scenario::{Fate, Scenario},
@@ -46,21 +52,14 @@ pub struct Ratio {
 /// How often ratios are drawn again to see how far their mean might have been off.
 const DRAWS: usize = 2000;
 
-/// Runs a scenario for each seed and policy of this part; the first is the base.
-pub fn compare(scenario: &Scenario, part: &Part, mut progress: impl FnMut(&str, u64)) -> Compared {
+/// Runs a scenario for each seed and policy of this part, on all cores; the first policy is the base.
+pub fn compare(
+    scenario: &Scenario,
+    part: &Part,
+    progress: impl Fn(&str, u64) + Sync,
+) -> io::Result<Compared> {
     let policies = &part.policies;
-    let mut runs: Vec<Vec<Figures>> = vec![Vec::new(); policies.len()];
-    for &seed in &part.seeds {
-        let bent = if part.bend {
-            scenario.clone().bent(seed)
-        } else {
-            scenario.clone()
-        };
-        for (policy, runs) in policies.iter().zip(&mut runs) {
-            progress(policy, seed);
-            runs.push(contenders::run(policy, &bent, seed));
-        }
-    }
+    let runs = all(scenario, part, progress)?;
     let base = runs[0].clone();
     let row = |(policy, runs): (&String, Vec<Figures>)| Row {
         policy: policy.clone(),
@@ -69,7 +68,7 @@ pub fn compare(scenario: &Scenario, part: &Part, mut progress: impl FnMut(&str, 
         p999: Ratio::of(&runs, &base, |figures| figures.p999),
         runs,
     };
-    Compared {
+    Ok(Compared {
         scenario: scenario.name.to_owned(),
         asks: scenario.asks.to_owned(),
         servers: scenario.servers,
@@ -77,7 +76,49 @@ pub fn compare(scenario: &Scenario, part: &Part, mut progress: impl FnMut(&str, 
         bad: scenario.bad,
         fails: matches!(scenario.fate, Fate::Fail { .. }),
         rows: policies.iter().zip(runs).map(row).collect(),
+    })
+}
+
+/// Seed by seed for each policy. A run's clock and chance are those of its thread, so that runs do not meet.
+fn all(
+    scenario: &Scenario,
+    part: &Part,
+    progress: impl Fn(&str, u64) + Sync,
+) -> io::Result<Vec<Vec<Figures>>> {
+    let (policies, seeds) = (&part.policies, &part.seeds);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let job = next.fetch_add(1, Relaxed);
+            let Some(&seed) = seeds.get(job / policies.len()) else {
+                return Ok::<_, io::Error>(done);
+            };
+            let policy = &policies[job % policies.len()];
+            progress(policy, seed);
+            let bent = match part.bend {
+                true => scenario.clone().bent(seed),
+                false => scenario.clone(),
+            };
+            let figures = clock::paused(|| contenders::run(policy, &bent, seed))?;
+            done.push((job, figures));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let mut done = Vec::new();
+        for thread in threads {
+            done.extend(thread.join().expect("a run does not panic")?);
+        }
+        Ok::<_, io::Error>(done)
+    })?;
+    done.sort_unstable_by_key(|(job, _)| *job);
+    let mut runs = vec![Vec::new(); policies.len()];
+    for (job, figures) in done {
+        runs[job % policies.len()].push(figures);
     }
+    Ok(runs)
 }
 
 impl Ratio {
@@ -138,6 +179,34 @@ mod tests {
             ..Figures::default()
         };
         p99.iter().map(run).collect()
+    }
+
+    #[test]
+    fn runs_side_by_side_are_as_those_alone_and_in_their_places() {
+        let part = Part {
+            scenarios: Vec::new(),
+            policies: ["tower", "adaptive", "peak_ewma"].map(String::from).into(),
+            seeds: vec![1, 2],
+            bend: true,
+        };
+        let short = Scenario {
+            warm_up: 1.0,
+            lasts: 2.0,
+            servers: 4,
+            clients: 2,
+            ..Scenario::named("S1").unwrap()
+        };
+
+        let compared = compare(&short, &part, |_, _| ()).unwrap();
+
+        for (row, name) in compared.rows.iter().zip(&part.policies) {
+            assert_eq!(&row.policy, name);
+            for (run, seed) in row.runs.iter().zip([1, 2]) {
+                let bent = short.clone().bent(seed);
+                let alone = clock::paused(|| contenders::run(name, &bent, seed)).unwrap();
+                assert_eq!(format!("{run:?}"), format!("{alone:?}"), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod figures;
 pub mod herd;
 pub mod ours;
 pub mod picture;
+pub mod reality;
 pub mod rivals;
 pub mod scenario;
 pub mod server;

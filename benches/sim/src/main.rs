@@ -86,24 +86,22 @@ struct Whole<'a> {
 }
 
 fn compared(part: &Part) -> io::Result<Vec<Compared>> {
-    clock::paused(|| {
-        let of = part.scenarios.len();
-        let scenarios = part.scenarios.iter().enumerate();
-        let compared = scenarios.map(|(n, scenario)| {
-            let progress = |policy: &str, seed: u64| {
-                told(&format!(
-                    "{} ({} of {of}), {policy}, seed {seed}",
-                    scenario.name,
-                    n + 1
-                ));
-            };
-            let compared = compare::compare(scenario, part, progress);
-            told("");
-            print!("{}", table::of(&compared));
-            compared
-        });
-        compared.collect()
-    })
+    let of = part.scenarios.len();
+    let scenarios = part.scenarios.iter().enumerate();
+    let compared = scenarios.map(|(n, scenario)| {
+        let progress = |policy: &str, seed: u64| {
+            told(&format!(
+                "{} ({} of {of}), {policy}, seed {seed}",
+                scenario.name,
+                n + 1
+            ));
+        };
+        let compared = compare::compare(scenario, part, progress)?;
+        told("");
+        print!("{}", table::of(&compared));
+        Ok(compared)
+    });
+    compared.collect()
 }
 
 /// On standard error, over the line before, where a person watches.

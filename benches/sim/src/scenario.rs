@@ -17,6 +17,8 @@ pub struct Scenario {
     pub sizes: Sizes,
     /// A call's work on a core of speed 1, on average.
     pub work: f64,
+    /// A server takes so much longer for a call, whatever its speed.
+    pub over: f64,
     /// Calls, as a part of what `base` can do.
     pub load: f64,
     /// One way, on average.
@@ -113,6 +115,7 @@ const BASE: Scenario = Scenario {
     order: Order::FirstComeFirstServed,
     sizes: Sizes::Exponential,
     work: 0.020,
+    over: 0.0,
     load: 0.8,
     net: 0.000_25,
     speeds: Speeds::Equal,

@@ -86,6 +86,12 @@ struct Making {
     dice: Dice,
 }
 
+impl Making {
+    fn speed(&self, scenario: &Scenario, server: usize) -> f64 {
+        scenario.speeds.base(server) * self.noise * self.fate
+    }
+}
+
 struct World {
     scenario: Scenario,
     now: Time,
@@ -308,7 +314,8 @@ impl World {
             return self.tell(at, Event::Answered(number as u32));
         }
         (call.arrived, call.there) = (self.now, it.in_flight());
-        it.takes(number as u32, work, self.now);
+        let over = self.scenario.over * self.makings[server].speed(&self.scenario, server);
+        it.takes(number as u32, work + over, self.now);
         self.changed(server);
     }
 
@@ -392,8 +399,7 @@ impl World {
     }
 
     fn speed(&mut self, server: usize) {
-        let Making { noise, fate, .. } = self.makings[server];
-        let speed = self.scenario.speeds.base(server) * noise * fate;
+        let speed = self.makings[server].speed(&self.scenario, server);
         self.servers[server].runs_at(speed, self.now);
         self.changed(server);
     }

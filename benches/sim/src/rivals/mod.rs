@@ -1,6 +1,5 @@
 //! Policies to compare with, each to the rule that its authors published.
 
-mod biaser;
 mod frameworks;
 mod oracle;
 mod peak_ewma;
@@ -8,10 +7,9 @@ mod plain;
 mod prequal;
 mod weighted;
 
-pub use biaser::Biaser;
 pub use frameworks::{Framework, Frameworks};
 pub use oracle::Oracle;
-pub use peak_ewma::PeakEwma;
+pub use peak_ewma::{PeakEwma, Whose};
 pub use plain::{LeastRequest, Random, RoundRobin, Shares};
 pub use prequal::{PREQUAL_RS, PUBLISHED, Prequal};
 pub use weighted::Weighted;

@@ -1,17 +1,15 @@
 //! What is to be run.
 
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
-use sim::scenario::Scenario;
-
-use crate::rivals::Rival;
+use super::Rival;
+use crate::{arguments::Common, scenario::Scenario};
 
 /// What is to be run.
 #[derive(Debug)]
 pub struct Arguments {
     pub scenarios: Vec<Scenario>,
-    first: u64,
-    count: u64,
+    pub seeds: Range<u64>,
     pub json: Option<PathBuf>,
 }
 
@@ -23,7 +21,7 @@ pub enum Asked {
 const SCENARIOS: [&str; 5] = ["S1", "S3", "S6", "S8", "S10"];
 /// Calls a second of all clients together: a third of a core, so that servers wait for work and not for the machine.
 const RATE: f64 = 1000.0;
-const FIRST_SEED: u64 = 1000;
+const SEEDS: u64 = 1;
 
 pub const HELP: &str = "\
 The simulator's claims on real tonic servers: ours against tonic's balance_channel and tower's P2C + PeakEWMA.
@@ -36,28 +34,22 @@ The simulator's claims on real tonic servers: ours against tonic's balance_chann
 
 Twenty servers in a process of their own, four permits each, sleep as long as a call's work takes at their speed, which the
 scenario changes; twenty clients call them a thousand times a second in all. The contenders take turns, each on servers of its
-own, with the same calls. The simulator runs the same, and is printed beside: `off` is how far reality's ratio is from
-the simulator's.
+own, with the same calls. `late` is how many milliseconds calls began too late, and `over` how many servers slept too long for
+each: what a machine does that is too busy. The simulator runs the same with servers that take as much longer, and is printed
+beside: `off` is how far reality's ratio is from the simulator's.
 ";
 
 impl Arguments {
     pub fn read(words: &[String]) -> Result<Asked, String> {
-        let (mut names, mut quick, mut json) = (Vec::new(), false, None);
-        let (mut first, mut count) = (FIRST_SEED, 1);
+        let (mut names, mut quick, mut common) = (Vec::new(), false, Common::default());
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
             match word.as_str() {
                 "--help" | "-h" => return Ok(Asked::Help),
                 "--quick" => quick = true,
-                "--seeds" => count = number(word, value()?)?,
-                "--first-seed" => first = number(word, value()?)?,
-                "--json" => json = Some(value()?.into()),
+                _ if common.takes(word, &mut words)? => {}
                 name => names.push(name.to_owned()),
             }
-        }
-        if count == 0 {
-            return Err("--seeds is 0: at least one is needed".to_owned());
         }
         if names.is_empty() {
             names = SCENARIOS.map(String::from).into();
@@ -65,33 +57,23 @@ impl Arguments {
         let scenarios = names.iter().map(|name| scenario(name, quick));
         Ok(Asked::Run(Box::new(Self {
             scenarios: scenarios.collect::<Result<_, _>>()?,
-            first,
-            count,
-            json,
+            seeds: common.seeds(SEEDS),
+            json: common.json,
         })))
-    }
-
-    pub fn seeds(&self) -> impl Iterator<Item = u64> {
-        self.first..self.first.saturating_add(self.count)
     }
 
     /// What is about to be run, and how long it takes.
     pub fn heading(&self) -> String {
         let lasts = self.scenarios.iter().map(|it| it.warm_up + it.lasts + 2.0);
-        let minutes = lasts.sum::<f64>() * (Rival::ALL.len() as u64 * self.count) as f64 / 60.0;
+        let count = self.seeds.end - self.seeds.start;
+        let minutes = lasts.sum::<f64>() * (Rival::ALL.len() as u64 * count) as f64 / 60.0;
         format!(
-            "{} scenarios, {} contenders, {} seeds: about {minutes:.0} minutes; ratios are against {}",
+            "{} scenarios, {} contenders, {count} seeds: about {minutes:.0} minutes; ratios are against {}",
             self.scenarios.len(),
             Rival::ALL.len(),
-            self.count,
             Rival::ALL[0].name(),
         )
     }
-}
-
-fn number(word: &str, text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| format!("{word} {text:?} is no number"))
 }
 
 /// The simulator's, with as much work a call as leaves a thousand calls a second.
@@ -126,7 +108,7 @@ mod tests {
         };
         let rate = scenario.rate() * scenario.clients as f64;
         assert!((rate - RATE).abs() < 1.0, "{rate}");
-        assert_eq!(these.seeds().collect::<Vec<_>>(), [1000, 1001, 1002]);
+        assert_eq!(these.seeds, 1000..1003);
         assert!(these.heading().contains("about 2 minutes"));
     }
 

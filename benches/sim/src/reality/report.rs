@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use serde::Serialize;
-use sim::{compare::Ratio, figures::Figures, scenario::Scenario};
 
-use crate::rivals::Rival;
+use super::{Lag, Rival};
+use crate::{compare::Ratio, figures::Figures, scenario::Scenario};
 
 /// What one contender has shown, seed by seed.
 #[derive(Debug, Serialize)]
@@ -13,6 +13,8 @@ pub struct Shown {
     pub rival: Rival,
     pub real: Vec<Figures>,
     pub sim: Vec<Figures>,
+    /// Of reality.
+    pub lags: Vec<Lag>,
 }
 
 /// What all have shown in one scenario.
@@ -43,6 +45,7 @@ impl Shown {
             rival,
             real: Vec::new(),
             sim: Vec::new(),
+            lags: Vec::new(),
         }
     }
 }
@@ -77,13 +80,15 @@ impl Compared {
         let mut text = format!("\n{}: {}\n", self.scenario, self.asks);
         let _ = writeln!(
             text,
-            "  {:<22}{:>7}{:>8}{:>8}{:>9}{:>7}  |{:>8}{:>8}  |{:>7}{:>7}{:>8}",
+            "  {:<22}{:>7}{:>8}{:>8}{:>9}{:>7}{:>6}{:>6}  |{:>8}{:>8}  |{:>7}{:>7}{:>8}",
             "p99 in ms",
             "p50",
             "p99",
             "p99.9",
             "errors %",
             "share",
+            "late",
+            "over",
             "sim p50",
             "p99",
             "ratio",
@@ -91,16 +96,20 @@ impl Compared {
             "off",
         );
         for row in &self.rows {
-            let (real, sim) = (&row.shown.real, &row.shown.sim);
+            let Shown {
+                real, sim, lags, ..
+            } = &row.shown;
             let _ = writeln!(
                 text,
-                "  {:<22}{:>7.1}{:>8.1}{:>8.1}{:>9.3}{:>7.3}  |{:>8.1}{:>8.1}  |{:>7.3}{:>7.3}{:>7.0}%",
+                "  {:<22}{:>7.1}{:>8.1}{:>8.1}{:>9.3}{:>7.3}{:>6.1}{:>6.1}  |{:>8.1}{:>8.1}  |{:>7.3}{:>7.3}{:>7.0}%",
                 row.shown.rival.name(),
                 mean(real, |it| it.p50),
                 mean(real, |it| it.p99),
                 mean(real, |it| it.p999),
                 mean(real, |it| it.errors),
                 mean(real, |it| it.share),
+                mean(lags, |it| it.begins),
+                mean(lags, |it| it.works),
                 mean(sim, |it| it.p50),
                 mean(sim, |it| it.p99),
                 row.real.mean,
@@ -142,7 +151,7 @@ impl Compared {
     }
 }
 
-fn mean(all: &[Figures], what: fn(&Figures) -> f64) -> f64 {
+fn mean<T>(all: &[T], what: fn(&T) -> f64) -> f64 {
     all.iter().map(what).sum::<f64>() / all.len().max(1) as f64
 }
 
@@ -165,6 +174,7 @@ mod tests {
             rival,
             real: vec![figures(real)],
             sim: vec![figures(sim)],
+            lags: vec![Lag::default()],
         }
     }
 

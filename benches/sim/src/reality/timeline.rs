@@ -1,6 +1,6 @@
 //! What happens to the servers, and when: as in the simulator, with the same chance.
 
-use sim::{
+use crate::{
     dice::Dice,
     scenario::{CALM, Fate, Scenario},
     server::{SECOND, Time},
