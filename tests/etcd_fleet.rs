@@ -368,10 +368,9 @@ async fn channels_to_one_service_share_a_watch_and_the_last_one_ends_it() {
         }
     }
     let began = Instant::now();
-    while watchers().await < 2.0 {
+    while watchers().await != 2.0 {
         assert!(Instant::now() - began < PATIENCE, "one watch a service");
     }
-    assert_eq!(watchers().await, 2.0);
     drop(channels);
 
     let began = Instant::now();

@@ -168,7 +168,7 @@ async fn row_20_a_fight_over_a_key_is_slowed_down_and_reported() {
 #[tokio::test]
 async fn row_21_without_space_the_lease_is_kept_and_the_change_waits() {
     let etcd = Etcd::with(&["--quota-backend-bytes=8388608"]).await;
-    let registration = register(&(etcd.url() + "?ttl=3s")).await;
+    let registration = register(&(etcd.url() + "?ttl=6s")).await;
     let mut client = etcd.client().await;
     let before = standing(&mut client).await;
     let mut n = 0;
@@ -183,7 +183,7 @@ async fn row_21_without_space_the_lease_is_kept_and_the_change_waits() {
     let error = registration.update(|i| i.weight(3)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert_eq!(registration.state(), State::NoSpace);
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(7)).await;
     assert_eq!(
         standing(&mut client).await,
         before,
@@ -231,7 +231,7 @@ async fn row_22_a_token_that_runs_out_is_renewed_and_wrong_credentials_are_denie
     client.user_add("root", "hunter2", None).await.unwrap();
     client.user_grant_role("root", "root").await.unwrap();
     client.auth_enable().await.unwrap();
-    let url = |password: &str| format!("etcd://root:{password}@{}?ttl=3s", etcd.address());
+    let url = |password: &str| format!("etcd://root:{password}@{}?ttl=12s", etcd.address());
 
     let denied = registry(&url("wrong"))
         .register(&greeter(), a())

@@ -45,9 +45,16 @@ pub async fn until(registration: &Registration, state: State) {
         .unwrap();
 }
 
-/// The value and the lease of the key, if it stands.
+/// The value and the lease of the key, if it stands; a cluster that elects a leader is asked again.
 pub async fn standing(client: &mut Client) -> Option<(Instance, i64)> {
-    let got = client.get(KEY, None).await.unwrap();
+    let asking = async {
+        loop {
+            if let Ok(got) = client.get(KEY, None).await {
+                return got;
+            }
+        }
+    };
+    let got = timeout(SOON, asking).await.expect("etcd answers");
     let kv = got.kvs().first()?;
     Some((serde_json::from_slice(kv.value()).unwrap(), kv.lease()))
 }

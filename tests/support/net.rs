@@ -27,7 +27,7 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 use tonic_fleet::{
-    Address, Instance, ServiceName,
+    Address, Instance, ServiceName, balance,
     resolve::{Publisher, Resolve, Updates, publish},
     transport::{Connect, Connecting, Io},
 };
@@ -35,8 +35,16 @@ use tonic_fleet::{
 use crate::echo::{Echo, EchoServer};
 
 /// Addresses, and what happens to who connects there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Net(Arc<Mutex<HashMap<Address, Host>>>);
+
+impl Default for Net {
+    /// An empty one; what picks on this thread leave to chance goes the same way each time.
+    fn default() -> Self {
+        balance::seed(7);
+        Self(Arc::default())
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Host {
