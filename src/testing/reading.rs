@@ -32,8 +32,10 @@ pub(super) async fn nobody_is_an_empty_set_and_no_silence(stage: Stage<'_, impl 
     told(&mut reader, &["reset 0"])
 }
 
+/// What was told of servers. Any registry may be slow to answer on a machine that is busy, and is stale until then.
 fn told(reader: &mut Reader, expected: &[&str]) -> Done {
-    let told = reader.told();
+    let mut told = reader.told();
+    told.retain(|word| word != "stale" && word != "fresh");
     ensure(told == expected, || {
         format!("{told:?} was told instead of {expected:?}")
     })
@@ -83,7 +85,7 @@ pub(super) async fn an_update_in_place_is_no_leaving(mut stage: Stage<'_, impl B
     let told = reader.told();
     let others = told
         .iter()
-        .find(|word| *word != "+a" && !word.starts_with("reset"));
+        .find(|word| *word != "+a" && word.starts_with(['+', '-', '?']));
     ensure(others.is_none(), || {
         format!("{told:?} was told of changes to a alone")
     })
