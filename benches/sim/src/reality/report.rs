@@ -38,6 +38,8 @@ const AHEAD: f64 = 0.75;
 const AHEAD_IN: [&str; 2] = ["S3", "S10"];
 /// How far the simulator's ratios may be off.
 const OFF: f64 = 0.20;
+/// In milliseconds: sleepers wake late by about one.
+const BUSY: f64 = 2.0;
 
 impl Shown {
     pub fn by(rival: Rival) -> Self {
@@ -155,10 +157,23 @@ fn mean<T>(all: &[T], what: fn(&T) -> f64) -> f64 {
     all.iter().map(what).sum::<f64>() / all.len().max(1) as f64
 }
 
-/// What is claimed, and whether it is so.
+/// What is claimed, and whether it is so; and whether that can be relied on.
 pub fn claims(all: &[Compared]) -> String {
     let lines = all.iter().flat_map(Compared::claims);
-    format!("\nclaims\n{}", lines.collect::<String>())
+    let mut text = format!("\nclaims\n{}", lines.collect::<String>());
+    let rows = all.iter().flat_map(|compared| &compared.rows);
+    let lags = rows.flat_map(|row| &row.shown.lags);
+    let late = lags
+        .map(|lag| lag.begins.max(lag.works))
+        .fold(0.0, f64::max);
+    if late > BUSY {
+        let _ = writeln!(
+            text,
+            "\nthe machine was busy: in one run things were {late:.1} ms late on average, where {BUSY} or less is usual; \
+             what it shows is to be measured again"
+        );
+    }
+    text
 }
 
 #[cfg(test)]
@@ -196,5 +211,20 @@ mod tests {
         let verdicts: Vec<&str> = verdicts.collect();
         assert_eq!(verdicts, ["claims", "holds", "DOES", "holds"], "{said}");
         assert!(said.contains("0.77, at most 0.75"), "{said}");
+        assert!(!said.contains("busy"), "{said}");
+    }
+
+    #[test]
+    fn a_machine_that_was_too_busy_is_said_to_have_been() {
+        let scenario = Scenario::named("S1").unwrap();
+        let mut tower = shown(Rival::Tower, 200.0, 100.0);
+        tower.lags[0].begins = 8.6;
+
+        let said = claims(&[Compared::new(&scenario, vec![tower])]);
+
+        assert!(
+            said.contains("busy: in one run things were 8.6 ms late"),
+            "{said}"
+        );
     }
 }
