@@ -53,7 +53,8 @@ const HERD_SEEDS: u64 = 3;
 const HELP: &str = "\
 Policies against each other in simulated fleets.
 
-  scripts/sim [SCENARIO…]   these, or all; `herd` is 40 fleets of equals, from 2 servers to 100, and `ramp` is S18,
+  scripts/sim [SCENARIO…]   these, or all; `herd` is 40 fleets of equals, from 2 servers to 100, near and far, of
+                            which `20x500` is the two of 20 servers and 500 clients; `ramp` is S18,
                             nine loads from three quarters to much too much; `subsets` is S17, how even they are and what a
                             change of the fleet costs, drawn by chance, by gRFC A68 and by Rocksteadier
   scripts/sim claims [SCENARIO…]
@@ -85,7 +86,7 @@ pub struct Common {
 /// As the words say, before what is not said is filled in.
 struct Words {
     scenarios: Vec<Scenario>,
-    herds: bool,
+    herds: Vec<Scenario>,
     subsets: bool,
     policies: Option<Vec<String>>,
     common: Common,
@@ -140,7 +141,7 @@ impl Arguments {
     pub fn read(words: &[String]) -> Result<Asked, String> {
         let mut said = Words {
             scenarios: Vec::new(),
-            herds: false,
+            herds: Vec::new(),
             subsets: false,
             policies: None,
             common: Common::default(),
@@ -161,14 +162,17 @@ impl Arguments {
                 "--exact" => said.bend = false,
                 "--svg" => pictures = Some(value(word, &mut words)?.into()),
                 "claims" => said.claims = true,
-                "herd" => said.herds = true,
+                "herd" => said.herds.extend(scenario::herds()),
                 "subsets" => said.subsets = true,
                 "ramp" => said.scenarios.extend(scenario::ramp()),
                 _ if said.common.takes(word, &mut words)? => {}
-                name => said.scenarios.push(
-                    Scenario::named(name)
-                        .ok_or_else(|| format!("there is no scenario {name:?}"))?,
-                ),
+                name => match scenario::herd_named(name) {
+                    Some(herd) => said.herds.extend(herd),
+                    None => said.scenarios.push(
+                        Scenario::named(name)
+                            .ok_or_else(|| format!("there is no scenario {name:?}"))?,
+                    ),
+                },
             }
         }
         Ok(Asked::Run(Box::new(Self {
@@ -184,7 +188,7 @@ impl Arguments {
 impl Words {
     /// Nothing is named.
     fn is_all(&self) -> bool {
-        self.scenarios.is_empty() && !self.herds && !self.subsets
+        self.scenarios.is_empty() && self.herds.is_empty() && !self.subsets
     }
 
     fn parts(self) -> Vec<Part> {
@@ -218,10 +222,10 @@ impl Words {
             policies: among_equals,
             seeds: seeds(HERD_SEEDS),
             bend: false,
-            scenarios: if self.herds || all && self.claims {
+            scenarios: if all && self.claims {
                 scenario::herds()
             } else {
-                Vec::new()
+                self.herds
             },
         };
         let parts = [named, herds].into_iter();
@@ -333,13 +337,18 @@ mod tests {
         let all = [(scenario::ALL.len(), tower.clone()), (40, turns.clone())];
         assert_eq!(parts("claims"), all);
         assert_eq!(parts("claims S3 S7"), [(2, tower)]);
-        assert_eq!(parts("claims herd --policies adaptive"), [(40, turns)]);
+        assert_eq!(
+            parts("claims herd --policies adaptive"),
+            [(40, turns.clone())]
+        );
+        assert_eq!(parts("claims 2x20 --policies adaptive"), [(2, turns)]);
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (line, name) in [
             ("S99", "S99"),
+            ("1x20", "1x20"),
             ("--policies best", "best"),
             ("--seeds", "--seeds"),
             ("--seeds many", "many"),

@@ -326,15 +326,23 @@ pub const ALL: [Scenario; 22] = [
 
 /// Fleets of equals, of all sizes, near and far: nobody should do worse there than in turn.
 pub fn herds() -> Vec<Scenario> {
-    let mut herds = Vec::new();
-    for net in [0.000_1, 0.020] {
-        for servers in [2, 3, 5, 20, 100] {
-            for clients in [1, 2, 20, 500] {
-                herds.push(Scenario::plain(servers, clients, net));
-            }
-        }
-    }
-    herds
+    let servers = [2, 3, 5, 20, 100].into_iter();
+    let fleets = servers.flat_map(|servers| [1, 2, 20, 500].map(|clients| (servers, clients)));
+    let each = fleets.flat_map(|(servers, clients)| herd(servers, clients));
+    each.collect()
+}
+
+/// One fleet of equals, near and far.
+fn herd(servers: usize, clients: usize) -> [Scenario; 2] {
+    [0.000_1, 0.020].map(|net| Scenario::plain(servers, clients, net))
+}
+
+/// The same, named by how many servers and clients there are: `20x500`.
+pub fn herd_named(name: &str) -> Option<[Scenario; 2]> {
+    let (servers, clients) = name.split_once('x')?;
+    let (servers, clients) = (servers.parse().ok()?, clients.parse().ok()?);
+    let known = (2..=1000).contains(&servers) && (1..=10_000).contains(&clients);
+    known.then(|| herd(servers, clients))
 }
 
 /// S11's fleet at nine loads, as a part of what each server was bought for (NSDI'24, figure 6).
