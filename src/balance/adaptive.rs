@@ -76,9 +76,13 @@ struct OfFive {
     /// How to draw by weight; none when all weights are equal.
     alias: Option<Alias>,
     fleet: Arc<Fleet>,
-    /// The place of the last pick's runner-up.
-    runner_up: AtomicU32,
+    runner_up: RunnerUp,
 }
+
+/// The place of the last pick's runner-up. In a cache line of its own: each pick writes it, and reads the others.
+#[derive(Debug)]
+#[repr(align(64))]
+struct RunnerUp(AtomicU32);
 
 /// So many are drawn.
 const CHOICES: usize = 5;
@@ -109,23 +113,31 @@ const TRY_AFTER: f32 = 5.0;
 
 /// The places of the candidates, each once.
 struct Drawn {
-    places: [usize; CHOICES + 1],
+    places: Each<usize>,
     n: usize,
     /// Which of them was drawn first.
     first: usize,
 }
 
-/// What a candidate has to show.
-#[derive(Clone, Copy, Default)]
-struct Look {
-    in_flight: usize,
-    /// As it was measured, and as it counts now.
-    known: f32,
-    latency: f32,
-    busy: f32,
-    blame: f32,
-    /// It has looked bad for so long that it may be tried.
-    doubtful: bool,
+/// Something of each candidate, and of nobody: processors reckon with four or eight numbers at once.
+type Each<T = f32> = [T; LANES];
+const LANES: usize = (CHOICES + 1).next_multiple_of(4);
+
+/// What the candidates have to show.
+struct Looks {
+    /// Calls in flight, for its weight.
+    busy: Each,
+    /// The latency as it was measured, and how much that is to be doubted.
+    known: Each,
+    doubt: Each,
+    stalled: Each,
+    name: Each,
+    /// Infinite where it is not to be called at all.
+    barred: Each,
+    /// For how long nothing was heard of it, and how long that has to be until it may be tried.
+    silent: Each,
+    rests: Each,
+    forgives: Each,
 }
 
 impl Policy for Adaptive {
@@ -142,7 +154,7 @@ impl Policy for Adaptive {
             per_weight: (!equal).then(|| ready.iter().map(per_weight).collect()),
             alias: (!equal).then(|| Alias::of(ready)),
             fleet: Arc::clone(&self.fleet),
-            runner_up: AtomicU32::new(u32::MAX),
+            runner_up: RunnerUp(AtomicU32::new(u32::MAX)),
         })
     }
 }
@@ -156,33 +168,25 @@ impl Pick for OfFive {
         let drawn = self.draw(rolls);
         let now = Tick::of(call.at());
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
-        let mut looks = [Look::default(); CHOICES + 1];
-        // A word of each before all of any: where memory is far, they are fetched side by side.
-        for (look, &place) in looks.iter_mut().zip(drawn.places()) {
-            look.in_flight = self.board.signs(place).in_flight();
-        }
-        let mut busy = 0.0;
-        for (look, &place) in looks.iter_mut().zip(drawn.places()) {
-            let per_weight = self.per_weight.as_deref();
-            look.busy = look.in_flight as f32 * per_weight.map_or(1.0, |each| each[place]);
-            busy += look.busy;
-            look.at(self.board.signs(place), now, usual);
-        }
+        let looks = self.look_at(&drawn, now);
+        let busy = looks.busy.iter().sum::<f32>() / drawn.n as f32;
+        let (mut costs, doubtful) = looks.judged(usual, busy);
         if bits & (EARNS - 1) == 0 {
             self.fleet.earns_a_try();
         }
-        let looks = &looks[..drawn.n];
-        if let Some(nth) = looks.iter().position(|look| look.doubtful)
+        if doubtful.iter().fold(false, |any, one| any | one)
+            && let Some(nth) = doubtful.iter().position(|doubtful| *doubtful)
             && self.fleet.may_try()
         {
             return drawn.places[nth];
         }
-        let (least, second) = two_least(looks, busy / drawn.n as f32, drawn.first);
+        costs[drawn.first] *= 1.0 - SAME / (1.0 + TELLING * busy);
+        let (least, second) = two_least(&costs);
         if self.board.len() > CHOICES {
-            self.runner_up.store(drawn.places[second] as u32, Relaxed);
+            self.runner_up.0.store(drawn.places[second] as u32, Relaxed);
         }
         if bits >> 56 < 256 / TELLS {
-            self.fleet.meets(looks[least].known);
+            self.fleet.meets(looks.known[least]);
         }
         drawn.places[least]
     }
@@ -193,7 +197,7 @@ impl OfFive {
     fn draw(&self, rolls: [u64; 3]) -> Drawn {
         let n = self.board.len();
         let mut drawn = Drawn {
-            places: [0; CHOICES + 1],
+            places: [0; LANES],
             n: 0,
             first: 0,
         };
@@ -213,18 +217,32 @@ impl OfFive {
                 let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
                 let last = n - CHOICES + nth;
                 let place = dice::scale(bits, last + 1);
-                drawn.add(if drawn.places().contains(&place) {
-                    last
-                } else {
-                    place
-                });
+                drawn.add(if drawn.has(place) { last } else { place });
             }
         }
-        let runner_up = self.runner_up.load(Relaxed) as usize;
+        let runner_up = self.runner_up.0.load(Relaxed) as usize;
         if runner_up < n {
             drawn.add(runner_up);
         }
         drawn
+    }
+
+    #[inline]
+    fn look_at(&self, drawn: &Drawn, now: Tick) -> Looks {
+        let mut looks = Looks::of_nobody();
+        // A word of each before all of any: where memory is far, they are fetched side by side.
+        for (busy, &place) in looks.busy.iter_mut().zip(drawn.places()) {
+            *busy = self.board.signs(place).in_flight() as f32;
+        }
+        if let Some(per_weight) = &self.per_weight {
+            for (busy, &place) in looks.busy.iter_mut().zip(drawn.places()) {
+                *busy *= per_weight[place];
+            }
+        }
+        for (nth, &place) in drawn.places().iter().enumerate() {
+            looks.see(nth, self.board.signs(place), now);
+        }
+        looks
     }
 }
 
@@ -233,43 +251,82 @@ impl Drawn {
         &self.places[..self.n]
     }
 
+    /// Whether it is among them. Looks at all, as nobody can foretell at which to stop.
+    #[inline]
+    fn has(&self, place: usize) -> bool {
+        let is_it = |found, &other| found | (other == place);
+        self.places().iter().fold(false, is_it)
+    }
+
     #[inline]
     fn add(&mut self, place: usize) {
-        if !self.places().contains(&place) {
-            self.places[self.n] = place;
-            self.n += 1;
-        }
+        let new = !self.has(place);
+        self.places[self.n] = place;
+        self.n += usize::from(new);
     }
 }
 
-impl Look {
-    #[inline]
-    fn at(&mut self, signs: &Signs, now: Tick, usual: f32) {
-        let (form, conduct) = (signs.form(), signs.conduct());
-        let known = form.latency();
-        let usual = if usual > 0.0 { usual } else { known };
-        let mut latency = if known > 0.0 { known } else { usual };
-        let mut name = conduct.name() as f32 / 256.0;
-        if latency > usual * HOPE || name < 1.0 {
-            let silent = form.silent(now);
-            let looks_bad = known > SLOW * usual || name < 1.0 - BLAMED;
-            self.doubtful = looks_bad
-                && silent > form.rest().max(TRY_AFTER)
-                && conduct.is_open()
-                && self.in_flight == 0;
-            let hoped = latency.min(usual * HOPE);
-            let sure = 1.0 / (1.0 + DOUBTS * form.doubt());
-            latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
-            name = 1.0 - (1.0 - name) * fade(silent / form.forgives());
+impl Looks {
+    fn of_nobody() -> Self {
+        let none = [0.0; LANES];
+        Self {
+            busy: none,
+            known: none,
+            doubt: none,
+            stalled: none,
+            name: [1.0; LANES],
+            barred: [f32::INFINITY; LANES],
+            silent: none,
+            rests: none,
+            forgives: [1.0; LANES],
         }
-        self.known = known;
-        // At least a microsecond: where nothing is known of anybody, calls in flight decide.
-        self.latency = latency.max(form.stalled(now)).max(1.0);
-        self.blame = if conduct.is_open() {
-            1.0 / (name * name).powi(2)
+    }
+
+    #[inline]
+    fn see(&mut self, nth: usize, signs: &Signs, now: Tick) {
+        let (form, conduct) = (signs.form(), signs.conduct());
+        self.known[nth] = form.latency();
+        self.doubt[nth] = form.doubt();
+        self.stalled[nth] = form.stalled(now);
+        self.name[nth] = conduct.name() as f32 / 256.0;
+        self.barred[nth] = if conduct.is_open() {
+            0.0
         } else {
             f32::INFINITY
         };
+        self.silent[nth] = form.silent(now);
+        self.rests[nth] = form.rest().max(TRY_AFTER);
+        self.forgives[nth] = form.forgives();
+    }
+
+    /// What a call to each would cost, where so much latency and so many calls in flight are usual; and whether it
+    /// has looked bad for so long that it may be tried.
+    ///
+    /// Without a branch, which no processor could foretell.
+    #[inline]
+    fn judged(&self, usual: f32, busy: f32) -> (Each, Each<bool>) {
+        let mut costs = [f32::INFINITY; LANES];
+        let mut doubtful = [false; LANES];
+        for nth in 0..LANES {
+            let (known, silent) = (self.known[nth], self.silent[nth]);
+            let usual = if usual > 0.0 { usual } else { known };
+            let latency = if known > 0.0 { known } else { usual };
+            let name = self.name[nth];
+            let looks_bad = (known > SLOW * usual) | (name < 1.0 - BLAMED);
+            let is_idle = self.busy[nth] == 0.0;
+            let is_open = self.barred[nth] == 0.0;
+            doubtful[nth] = looks_bad & (silent > self.rests[nth]) & is_open & is_idle;
+            // None of this makes a difference to one that is as good as hoped.
+            let hoped = latency.min(usual * HOPE);
+            let sure = 1.0 / (1.0 + DOUBTS * self.doubt[nth]);
+            let latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
+            let name = 1.0 - (1.0 - name) * fade(silent / self.forgives[nth]);
+            // At least a microsecond: where nothing is known of anybody, calls in flight decide.
+            let latency = latency.max(self.stalled[nth]).max(1.0);
+            let blame = 1.0 / (name * name).powi(2);
+            costs[nth] = latency * (self.busy[nth] + 1.0 + busy) * blame + self.barred[nth];
+        }
+        (costs, doubtful)
     }
 }
 
@@ -308,24 +365,17 @@ impl Fleet {
     }
 }
 
-/// Where the one is that costs least, and the next, when so many calls in flight are usual.
+/// Where the one is that costs least, and the next.
 #[inline]
-fn two_least(looks: &[Look], busy: f32, first: usize) -> (usize, usize) {
-    let mut least = (f32::INFINITY, 0);
-    let mut second = least;
-    let good_enough = 1.0 - SAME / (1.0 + TELLING * busy);
-    for (nth, look) in looks.iter().enumerate() {
-        let mut cost = look.latency * (look.busy + 1.0 + busy) * look.blame;
-        if nth == first {
-            cost *= good_enough;
-        }
-        if cost < least.0 {
-            (second, least) = (least, (cost, nth));
-        } else if cost < second.0 {
-            second = (cost, nth);
-        }
+fn two_least(costs: &Each) -> (usize, usize) {
+    let (mut least, mut second) = (u64::MAX, u64::MAX);
+    for (nth, cost) in costs.iter().enumerate() {
+        // Costs are never below 0, and those are in the order of their bits.
+        let this = u64::from(cost.to_bits()) << 32 | nth as u64;
+        second = second.min(least.max(this));
+        least = least.min(this);
     }
-    (least.1, second.1)
+    (least as u32 as usize, second as u32 as usize)
 }
 
 #[cfg(test)]

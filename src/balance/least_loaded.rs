@@ -45,7 +45,7 @@ impl OfTwo {
     fn is_busier(&self, first: usize, second: usize) -> bool {
         let places = [first, second];
         let [a, b] = places.map(|place| self.board.signs(place));
-        let [m, n] = [a, b].map(|signs| signs.in_flight() as u64);
+        let [m, n] = [a, b].map(|signs| u64::from(signs.in_flight()));
         let weights = self.weights.as_deref();
         let [v, w] = weights.map_or([1; 2], |weights| places.map(|place| weights[place]));
         let [slow, fast] = [a, b].map(|signs| u64::from(signs.latency().now()));

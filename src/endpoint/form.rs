@@ -198,10 +198,9 @@ impl Form {
     /// For how many microseconds all calls that wait have waited in vain, if any do.
     #[inline]
     pub(crate) fn stalled(&self, now: Tick) -> f32 {
-        if self.waiting.load(Relaxed) == 0 {
-            return 0.0;
-        }
-        now.since(Tick(self.moved.load(Relaxed))) * 1e6
+        let waits = self.waiting.load(Relaxed) > 0;
+        let unmoved = now.since(Tick(self.moved.load(Relaxed))) * 1e6;
+        if waits { unmoved } else { 0.0 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
 
@@ -18,7 +18,7 @@ use crate::{health::Conduct, moment::Moment};
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Signs {
-    pub(super) in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicU32,
     conduct: Conduct,
     form: Form,
     latency: Latency,
@@ -74,7 +74,7 @@ const BITS: u32 = 8;
 impl Signs {
     fn new() -> Self {
         Self {
-            in_flight: AtomicUsize::new(0),
+            in_flight: AtomicU32::new(0),
             conduct: Conduct::new(0),
             form: Form::default(),
             latency: Latency::new(),
@@ -91,7 +91,7 @@ impl Signs {
 
     /// Calls that have begun and not ended.
     #[inline]
-    pub(crate) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
 
@@ -291,7 +291,7 @@ mod tests {
         for (place, endpoint) in endpoints.iter().enumerate() {
             let signs = board.signs(place);
             assert!(std::ptr::eq(signs, endpoint.vitals().signs()));
-            assert_eq!(signs.in_flight(), usize::from(place % 7 == 0));
+            assert_eq!(signs.in_flight(), u32::from(place % 7 == 0));
         }
         drop(calls);
         assert!((0..1_000).all(|place| board.signs(place).in_flight() == 0));

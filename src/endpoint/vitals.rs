@@ -117,7 +117,7 @@ impl Vitals {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.signs().in_flight()
+        self.signs().in_flight() as usize
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -193,7 +193,7 @@ impl Vitals {
     /// Counts a call that begins now, unless there are so many in flight already.
     #[inline]
     pub(crate) fn begin_within(self: &Arc<Self>, limit: usize, now: Moment) -> Option<InFlight> {
-        if self.signs().in_flight.fetch_add(1, Ordering::Relaxed) >= limit {
+        if self.signs().in_flight.fetch_add(1, Ordering::Relaxed) as usize >= limit {
             self.ends();
             return None;
         }
