@@ -27,6 +27,8 @@ use tonic_prost::ProstCodec;
 
 const UNARY: &str = "/grpc.examples.echo.Echo/UnaryEcho";
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Servers in memory that keep a ledger, and a channel to them.
 struct Scene {
     channel: Channel,
@@ -120,20 +122,20 @@ fn again(stats: &Stats) -> [u64; 3] {
 }
 
 /// So many calls, of which some fail, some are late, and some are given up once a server has them.
-async fn play(channel: &Channel, ledgers: &[Ledger], calls: usize) {
+///
+/// Some of those that have this much time are answered: it must be so much that none of them is late.
+async fn play(channel: &Channel, ledgers: &[Ledger], calls: usize, time: Duration) {
     let each = stream::iter(0..calls).map(|n| async move {
         match n % 10 {
             0 => drop(ask(channel, "fail 14", None).await.unwrap_err()),
             // With a policy that sends them again, most of these succeed.
             4 => drop(ask(channel, "odd", None).await),
-            5 => drop(ask(channel, "stall", Some(Duration::from_secs(1))).await),
+            5 => drop(ask(channel, "stall", Some(time)).await),
             1 => drop(ask(channel, "fail 5", None).await.unwrap_err()),
             2 => {
                 let late = ask(channel, "sleep", Some(Duration::from_secs(1))).await;
-                let code = late.unwrap_err().code();
-                // Servers of tonic's end what is late as well, as CANCELLED, and on a busy machine may be first.
-                let is_late = matches!(code, Code::DeadlineExceeded | Code::Cancelled);
-                assert!(is_late, "{code:?}");
+                // Whoever is first to say so: servers of tonic's end what is late as well.
+                assert_eq!(late.unwrap_err().code(), Code::DeadlineExceeded);
             }
             3 => {
                 let mark = format!("sleep {n}");
@@ -154,7 +156,7 @@ async fn what_is_counted_is_what_the_servers_counted() {
     let scene = Scene::of(4, |builder| builder.ejection(ledger::never())).await;
     let ledgers_of: Vec<_> = scene.servers.iter().map(|s| s.ledger.clone()).collect();
 
-    play(&scene.channel, &ledgers_of, 2_000).await;
+    play(&scene.channel, &ledgers_of, 2_000, SECOND).await;
 
     ledger::settled(&ledgers_of).await;
     let stats = scene.channel.stats();
@@ -194,7 +196,7 @@ async fn over_sockets_what_is_counted_is_what_the_servers_counted() {
     let channel = builder.build().unwrap();
     channel.ready(3).await;
 
-    play(&channel, &ledgers_of, 500).await;
+    play(&channel, &ledgers_of, 500, Duration::from_secs(10)).await;
 
     ledger::settled(&ledgers_of).await;
     let servers: Vec<_> = ids.iter().map(String::as_str).zip(&ledgers_of).collect();
@@ -212,7 +214,7 @@ async fn what_is_counted_with(method: Method) -> (Stats, [u64; 3]) {
     let scene = Scene::of(4, with).await;
     let ledgers_of: Vec<_> = scene.servers.iter().map(|s| s.ledger.clone()).collect();
 
-    play(&scene.channel, &ledgers_of, 1_000).await;
+    play(&scene.channel, &ledgers_of, 1_000, SECOND).await;
 
     ledger::settled(&ledgers_of).await;
     let stats = scene.channel.stats();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use super::{ServedBy, admitted::Admitted};
 use crate::{
     Error,
+    deadline::is_over,
     endpoint::InFlight,
     health::EndedBy,
     moment::Moment,
@@ -108,11 +109,15 @@ impl Watched {
         self.noted(status)
     }
 
-    fn failed(&mut self, status: Status) -> Status {
-        let (code, deadline) = (status.code(), self.deadline);
+    fn failed(&mut self, mut status: Status) -> Status {
+        let deadline = self.deadline;
         let cause = std::error::Error::source(&status);
         let is_reset = cause.is_some_and(|cause| cause.is::<h2::Error>());
         let is_broken = cause.is_some_and(|cause| cause.is::<Error>());
+        if is_reset {
+            status = broken_off(status, deadline, &self.served);
+        }
+        let code = status.code();
         self.ended(|call| match (is_reset, is_broken) {
             (true, _) => call.reset_with(code, deadline),
             (_, true) => call.lost(),
@@ -178,8 +183,8 @@ impl Body for Watched {
                     this.meter.read(data);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    let code = code(trailers).unwrap_or(Code::Unknown);
                     let deadline = this.deadline;
+                    let code = settle(trailers, deadline).unwrap_or(Code::Unknown);
                     this.ended(|call| call.ended_with(code, trailers, deadline));
                     if code != Code::Ok {
                         this.served.note(trailers);
@@ -220,6 +225,25 @@ pub(super) fn code(metadata: &HeaderMap) -> Option<Code> {
     Some(Code::from_bytes(status?.1.as_bytes()))
 }
 
+/// The same, for good. Both sides keep time, and the server may be the first to say that it is over, which tonic's
+/// says as CANCELLED: to the caller it is DEADLINE_EXCEEDED, whoever was first.
+pub(super) fn settle(metadata: &mut HeaderMap, deadline: Option<Instant>) -> Option<Code> {
+    let code = code(metadata)?;
+    if code != Code::Cancelled || !is_over(deadline) {
+        return Some(code);
+    }
+    metadata.insert(&STATUS, HeaderValue::from_static("4"));
+    Some(Code::DeadlineExceeded)
+}
+
+/// This status, with which the server broke the call off; or, where it did because our time is over, that.
+pub(super) fn broken_off(status: Status, deadline: Option<Instant>, served: &ServedBy) -> Status {
+    match status.code() {
+        Code::Cancelled if is_over(deadline) => late(served),
+        _ => status,
+    }
+}
+
 /// What a response that is none of gRPC's says in gRPC's words.
 pub(super) fn code_of(status: StatusCode) -> Code {
     match status.as_u16() {
@@ -247,4 +271,30 @@ pub(super) fn late(served: &ServedBy) -> Status {
         served.id(),
         served.address()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_cancels_what_is_late_says_that_it_is_late() {
+        let now = Instant::now();
+        let [near, far] = [1, 1_000].map(|ms| Some(now + Duration::from_millis(ms)));
+        let settled = |code: &'static str, deadline| {
+            let mut trailers = HeaderMap::new();
+            trailers.insert(&STATUS, HeaderValue::from_static(code));
+            let settled = settle(&mut trailers, deadline);
+            assert_eq!(settled, super::code(&trailers));
+            settled
+        };
+
+        assert_eq!(settled("1", near), Some(Code::DeadlineExceeded));
+        assert_eq!(settled("1", far), Some(Code::Cancelled));
+        assert_eq!(settled("1", None), Some(Code::Cancelled));
+        assert_eq!(settled("14", near), Some(Code::Unavailable));
+        assert_eq!(settle(&mut HeaderMap::new(), near), None);
+    }
 }

@@ -127,6 +127,14 @@ pub(crate) fn inherit(headers: &mut HeaderMap) -> Result<(), Status> {
     Deadline::current().map_or(Ok(()), |deadline| deadline.tighten(headers))
 }
 
+/// Whether this time is over, or so nearly that the other side's clock may say so already.
+pub(crate) fn is_over(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() + TOLERANCE >= deadline)
+}
+
+/// So much sooner than ours may a server's clock say that the time is over.
+const TOLERANCE: Duration = Duration::from_millis(5);
+
 #[cfg(test)]
 mod tests {
     use tonic::Code;

@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::Vitals;
 use crate::{
+    deadline::is_over,
     health::{Ended, EndedBy, Outcome},
     moment::Moment,
     orca::Report,
@@ -209,8 +210,7 @@ impl InFlight {
     /// Both sides keep time, and the server may be the first to say that it is over.
     fn in_time<'e>(&self, ended: Ended<'e>, deadline: Option<Instant>) -> Ended<'e> {
         let of_time = matches!(ended.code(), Code::DeadlineExceeded | Code::Cancelled);
-        let is_over = |deadline| Instant::now() + TOLERANCE >= deadline;
-        if of_time && deadline.is_some_and(is_over) {
+        if of_time && is_over(deadline) {
             return ended.late().fair(self.had_fair_time());
         }
         ended
@@ -311,9 +311,6 @@ impl InFlight {
         }
     }
 }
-
-/// So much sooner than ours may a server's clock say that the time is over.
-const TOLERANCE: Duration = Duration::from_millis(5);
 
 impl Drop for InFlight {
     fn drop(&mut self) {

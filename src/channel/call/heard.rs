@@ -40,7 +40,7 @@ impl Attempts {
         served: ServedBy,
     ) -> Response<Answer> {
         let (mut head, incoming) = response.into_parts();
-        let code = body::code(&head.headers);
+        let code = body::settle(&mut head.headers, self.deadline);
         if head.status == StatusCode::OK && code.is_none_or(|code| code == Code::Ok) {
             let now = Moment::now();
             in_flight.is_answered(now);
@@ -101,6 +101,7 @@ impl Attempts {
                 unavailable(error)
             }
             Failure::Reset(status) => {
+                let status = body::broken_off(status, self.deadline, served);
                 in_flight.reset_with(status.code(), self.deadline);
                 status
             }
