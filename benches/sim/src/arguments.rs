@@ -47,8 +47,9 @@ const USUAL: [&str; 5] = [
 const FIRST_SEED: u64 = 1000;
 const SEEDS: u64 = 2;
 const MANY_SEEDS: u64 = 10;
-/// Fleets of equals differ little from seed to seed, and there are forty.
-const HERD_SEEDS: u64 = 3;
+/// Large fleets of equals differ little from seed to seed, and take their time; small ones have the many.
+const LARGE_HERD_SEEDS: u64 = 3;
+const SMALL_HERD: usize = 5;
 
 const HELP: &str = "\
 Policies against each other in simulated fleets.
@@ -59,7 +60,7 @@ Policies against each other in simulated fleets.
                             change of the fleet costs, drawn by chance, by gRFC A68 and by Rocksteadier
   scripts/sim claims [SCENARIO…]
                             what the crate claims of `adaptive`, of all its policies in `herd`, and of subsets: what holds
-                            and what does not; ten seeds, three for `herd`; half an hour or so on two cores
+                            and what does not; ten seeds, three for large fleets of equals; half an hour or so on two cores
     --policies A,B,…        compares these; the first is the base of the ratios
     --seeds N               2 unless given
     --first-seed N          1000 unless given; what was tuned was tuned on others
@@ -218,17 +219,21 @@ impl Words {
         if self.claims && among_equals[0] != herd::BASE {
             among_equals.insert(0, herd::BASE.to_owned());
         }
-        let herds = Part {
-            policies: among_equals,
-            seeds: seeds(HERD_SEEDS),
-            bend: false,
-            scenarios: if all && self.claims {
-                scenario::herds()
-            } else {
-                self.herds
-            },
+        let herds = if all && self.claims {
+            scenario::herds()
+        } else {
+            self.herds.clone()
         };
-        let parts = [named, herds].into_iter();
+        let is_small = |it: &Scenario| it.servers <= SMALL_HERD && it.clients <= 20;
+        let (small, large): (Vec<_>, Vec<_>) = herds.into_iter().partition(is_small);
+        let part = |scenarios, usual| Part {
+            policies: among_equals.clone(),
+            seeds: seeds(usual),
+            bend: false,
+            scenarios,
+        };
+        let herds = [part(small, MANY_SEEDS), part(large, LARGE_HERD_SEEDS)];
+        let parts = std::iter::once(named).chain(herds);
         parts.filter(|part| !part.scenarios.is_empty()).collect()
     }
 }
@@ -334,7 +339,11 @@ mod tests {
         };
 
         let (tower, turns) = ("tower".to_owned(), "round_robin".to_owned());
-        let all = [(scenario::ALL.len(), tower.clone()), (40, turns.clone())];
+        let all = [
+            (scenario::ALL.len(), tower.clone()),
+            (18, turns.clone()),
+            (22, turns.clone()),
+        ];
         assert_eq!(parts("claims"), all);
         assert_eq!(parts("claims S3 S7"), [(2, tower)]);
         assert_eq!(

@@ -91,7 +91,7 @@ const SUBSET: usize = 10;
 /// Of the mean of a client's calls in flight.
 const BOUND: f64 = 1.25;
 /// From so many picks for each server it is told which shares a policy gives.
-const PICKS: usize = 2000;
+const PICKS: usize = 20_000;
 
 /// Streams of chance for those who choose.
 const OF_BALANCERS: u64 = 3 << 32;

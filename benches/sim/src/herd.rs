@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use crate::{
     claims::Claim,
-    compare::{Compared, Row},
+    compare::{Compared, Ratio, Row},
     contenders::BY_CHANCE,
 };
 
@@ -19,27 +19,24 @@ struct Grid {
     fleets: usize,
     /// Where it is worse than taking turns, and by how much.
     worse: Vec<(f64, String)>,
-    /// The worst against choices by chance with the same shares, where its own are such.
+    /// The worst against choices by chance with the same shares, where its own are such; and whether it is clear
+    /// that it is worse than those.
     ideal: Option<(f64, String)>,
+    is_worse: bool,
 }
 
-/// That no policy does worse among equals than taking turns. Those whose picks know nothing of each other do: they are
-/// held against what chance does with the same shares, too.
+/// That no policy does worse among equals than taking turns. Those whose picks know nothing of each other do: the
+/// [verdict](verdicts) holds them against what chance does with the same shares.
 pub fn claims(compared: &Compared) -> Vec<Claim> {
     if !is_one(compared) {
         return Vec::new();
     }
     let fleet = fleet(compared);
-    let mut claims = Vec::new();
-    for row in ours(compared) {
+    let claim = |row: &Row| {
         let says = format!("{}: p99 / {BASE}", row.policy);
-        claims.push(Claim::new(&fleet, says, row.p99.high, MOST));
-        if let Some((ideal, ratio)) = beside_chance(compared, row) {
-            let says = format!("{}: p99 / {ideal}", row.policy);
-            claims.push(Claim::new(&fleet, says, ratio, MOST));
-        }
-    }
-    claims
+        Claim::new(&fleet, says, row.p99.high, MOST)
+    };
+    ours(compared).map(claim).collect()
 }
 
 fn is_one(compared: &Compared) -> bool {
@@ -63,11 +60,11 @@ fn ours(compared: &Compared) -> impl Iterator<Item = &Row> {
     others.filter(move |row| !is_ideal(&row.policy))
 }
 
-/// Whom one is held against whose picks are by chance, and its p99 as a part of theirs.
-fn beside_chance<'c>(compared: &'c Compared, row: &Row) -> Option<(&'c str, f64)> {
+/// The p99 of one whose picks are by chance, against what chance does with the same shares.
+fn beside_chance(compared: &Compared, row: &Row) -> Option<Ratio> {
     let (_, ideal) = BY_CHANCE.iter().find(|(name, _)| *name == row.policy)?;
     let ideal = compared.rows.iter().find(|row| row.policy == *ideal)?;
-    Some((&ideal.policy, row.mean.p99 / ideal.mean.p99.max(1e-3)))
+    Some(Ratio::of(&row.runs, &ideal.runs, |figures| figures.p99))
 }
 
 /// What is to be said of each policy over all fleets of equals; nothing where there were none.
@@ -92,10 +89,15 @@ impl Grid {
     fn take(&mut self, compared: &Compared, row: &Row) {
         self.fleets += 1;
         let (ratio, fleet) = (row.p99.high, fleet(compared));
-        if let Some((_, chance)) = beside_chance(compared, row)
-            && self.ideal.as_ref().is_none_or(|(worst, _)| chance > *worst)
-        {
-            self.ideal = Some((chance, fleet.clone()));
+        if let Some(chance) = beside_chance(compared, row) {
+            self.is_worse |= chance.low > MOST;
+            if self
+                .ideal
+                .as_ref()
+                .is_none_or(|(worst, _)| chance.mean > *worst)
+            {
+                self.ideal = Some((chance.mean, fleet.clone()));
+            }
         }
         if ratio > MOST {
             self.worse.push((ratio, fleet));
@@ -116,11 +118,14 @@ impl Grid {
             self.fleets
         );
         match &self.ideal {
-            Some((chance, _)) if *chance <= MOST => format!(
-                "does not herd, but its calls fall by chance: {worse}; never more than {chance:.2} times what chance does with the same shares"
-            ),
+            Some((chance, fleet)) if self.is_worse => {
+                format!(
+                    "HERDS: {worse}; {chance:.2} times what chance does with the same shares in {fleet}"
+                )
+            }
             Some((chance, fleet)) => format!(
-                "HERDS: {worse}; {chance:.2} times what chance does with the same shares in {fleet}"
+                "does not herd, but its calls fall by chance: {worse}; what chance does with the same shares takes \
+                 as long but for what seeds leave open, at most {chance:.2} times, in {fleet}"
             ),
             None => format!("HERDS: {worse}"),
         }
@@ -132,20 +137,24 @@ mod tests {
     use super::*;
     use crate::{claims, compare::Ratio, figures::Figures};
 
+    fn figures(p99: f64) -> Figures {
+        Figures {
+            p99,
+            ..Figures::default()
+        }
+    }
+
     fn fleet_of(rows: &[(&str, f64)]) -> Compared {
         let row = |&(policy, p99): &(&str, f64)| Row {
             policy: policy.to_owned(),
-            mean: Figures {
-                p99,
-                ..Figures::default()
-            },
+            mean: figures(p99),
             p99: Ratio {
                 mean: p99,
                 low: p99,
                 high: p99,
             },
             p999: Ratio::default(),
-            runs: Vec::new(),
+            runs: vec![figures(p99)],
         };
         Compared {
             scenario: "herd".to_owned(),
