@@ -57,7 +57,8 @@ impl Affinity {
     /// No endpoint has more calls in flight than so many times its fair part of all: what is too much goes to the next
     /// choice. 1.25 is usual; less than 1 counts as 1. No bound, unless set.
     ///
-    /// Counted are this channel's own calls. A look at an endpoint that is not idle costs a look at all others.
+    /// Counted are this channel's own calls: of many channels with hardly a call in flight each, none sees that a server
+    /// is busy. A look at an endpoint that is not idle costs a look at all others.
     #[must_use]
     pub fn bounded(mut self, times: f64) -> Self {
         self.bound = times.is_finite().then(|| times.max(1.0));
