@@ -197,7 +197,7 @@ impl OfFive {
     fn draw(&self, rolls: [u64; 3]) -> Drawn {
         let n = self.board.len();
         let mut drawn = Drawn {
-            places: [0; LANES],
+            places: [usize::MAX; LANES],
             n: 0,
             first: 0,
         };
@@ -217,7 +217,8 @@ impl OfFive {
                 let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
                 let last = n - CHOICES + nth;
                 let place = dice::scale(bits, last + 1);
-                drawn.add(if drawn.has(place) { last } else { place });
+                drawn.places[nth] = if drawn.has(place) { last } else { place };
+                drawn.n = nth + 1;
             }
         }
         let runner_up = self.runner_up.0.load(Relaxed) as usize;
@@ -251,11 +252,12 @@ impl Drawn {
         &self.places[..self.n]
     }
 
-    /// Whether it is among them. Looks at all, as nobody can foretell at which to stop.
+    /// Whether it is among them. Looks at all there can be: nobody can foretell at which to stop. Beyond them there
+    /// is nothing, or one of them again.
     #[inline]
     fn has(&self, place: usize) -> bool {
         let is_it = |found, &other| found | (other == place);
-        self.places().iter().fold(false, is_it)
+        self.places.iter().fold(false, is_it)
     }
 
     #[inline]

@@ -29,6 +29,7 @@ pub(crate) use peak::Peak;
 pub(crate) use probed::Probed;
 pub(crate) use senses::Senses;
 pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
+use signs::Spot;
 pub(crate) use signs::{Board, Signs};
 pub use vitals::State;
 pub(crate) use vitals::{Owner, Told, Vitals};
@@ -46,9 +47,10 @@ use crate::{
 pub struct Endpoint {
     instance: Arc<Instance>,
     vitals: Arc<Vitals>,
-    /// The instance's, at hand: a table of weights asks thousands for it.
+    /// The instance's, and the vitals', at hand: tables ask thousands for them.
     weight: u32,
     share: u8,
+    spot: Spot,
 }
 
 impl Endpoint {
@@ -56,6 +58,7 @@ impl Endpoint {
         Self {
             weight: instance.weight,
             share: 100,
+            spot: vitals.line().spot(),
             instance,
             vitals,
         }
@@ -145,6 +148,11 @@ impl Endpoint {
     /// How many connections it has: one, unless the server allows too few calls at once on one.
     pub fn connections(&self) -> usize {
         self.vitals.links().all().count()
+    }
+
+    /// Where its signs are.
+    fn spot(&self) -> Spot {
+        self.spot
     }
 
     pub(crate) fn vitals(&self) -> &Arc<Vitals> {

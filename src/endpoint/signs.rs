@@ -25,6 +25,7 @@ pub(crate) struct Signs {
 }
 
 const _: () = assert!(size_of::<Signs>() == 64, "more does not fit into a line");
+const _: () = assert!(size_of::<Spot>() == 3, "handles have no more room");
 
 /// So many endpoints' at a time, which stay where they are.
 type Sheet = Arc<[Signs]>;
@@ -32,6 +33,14 @@ type Sheet = Arc<[Signs]>;
 /// One endpoint's own signs, as long as this is there; then they are another's.
 #[derive(Debug)]
 pub(super) struct Line(Row);
+
+/// Where a line is, with every handle of its endpoint: a board asks thousands for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    /// The sheet's number, in bytes as there is no more room; the greatest stands for all that are greater, too.
+    sheet: [u8; 2],
+    nth: u8,
+}
 
 #[derive(Debug)]
 struct Row {
@@ -69,7 +78,7 @@ static BLANK: Mutex<Blank> = Mutex::new(Blank::new());
 /// endpoints do not pay for hundreds, and those who have thousands have few sheets.
 const FEWEST: usize = 8;
 const MOST: usize = 1 << BITS;
-const BITS: u32 = 8;
+const BITS: u32 = u8::BITS;
 
 impl Signs {
     fn new() -> Self {
@@ -122,6 +131,15 @@ impl Line {
         line
     }
 
+    pub(super) fn spot(&self) -> Spot {
+        Spot {
+            sheet: u16::try_from(self.0.number)
+                .unwrap_or(u16::MAX)
+                .to_ne_bytes(),
+            nth: self.0.nth as u8,
+        }
+    }
+
     #[inline]
     pub(super) fn signs(&self) -> &Signs {
         &self.0.sheet[self.0.nth]
@@ -140,15 +158,19 @@ impl Board {
         let mut sheets: Vec<Sheet> = Vec::new();
         let mut known: Vec<Option<u32>> = Vec::new();
         let mut at = |endpoint: &Endpoint| {
-            let Line(row) = endpoint.vitals().line();
-            if known.len() <= row.number {
-                known.resize(row.number + 1, None);
+            let (spot, row) = (endpoint.spot(), || &endpoint.vitals().line().0);
+            let number = match u16::from_ne_bytes(spot.sheet) {
+                u16::MAX => row().number,
+                number => number.into(),
+            };
+            if known.len() <= number {
+                known.resize(number + 1, None);
             }
-            let sheet = *known[row.number].get_or_insert_with(|| {
-                sheets.push(Arc::clone(&row.sheet));
+            let sheet = *known[number].get_or_insert_with(|| {
+                sheets.push(Arc::clone(&row().sheet));
                 sheets.len() as u32 - 1
             });
-            sheet << BITS | row.nth as u32
+            sheet << BITS | u32::from(spot.nth)
         };
         Self {
             at: endpoints.iter().map(&mut at).collect(),
