@@ -11,7 +11,7 @@ use crate::{
     endpoint::{Board, Signs, Tick, fade},
 };
 
-/// The best of five drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
+/// The best of six drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
 ///
 /// What counts is how soon an endpoint answers, times its calls in flight, over the fourth power of its good name:
 ///
@@ -21,13 +21,14 @@ use crate::{
 ///   that has begun to answer does not wait.
 /// - **Failures** cost four times as much after one, and seventy times after three in a row. They count at the end
 ///   of a stream, with its trailers, by the [one judgement](crate::health::Outcome) of all.
-/// - **Calls in flight** count against what is usual among the five: where there are many, one more weighs little.
-/// - **Old news fades**: without news, two thirds of what made an endpoint look slow are forgotten in twenty
+/// - **Calls in flight** count against what is usual among the six: where there are many, one more weighs little.
+/// - **Old news fades**: without news, two thirds of what made an endpoint look slow are forgotten in forty
 ///   seconds.
 /// - **Tries** find out who is well again: one call goes to an endpoint that has looked bad for five seconds, or for
-///   nine since a first failure; each try that fails makes the next wait twice as long, up to 36 seconds. Less than
-///   one call in a thousand is spent so, but for the first four. One that is twice as fast as it was, or succeeds, is
-///   believed at once.
+///   seven since it took eight times as long as it used to, or for eight and a half since a first failure. Each try
+///   that shows no better makes the next wait twice as long, up to 36 seconds, and so does a relapse. Less than one
+///   call in a thousand is spent so, but for the first eight. One that is twice as fast as it was, or succeeds, is
+///   believed at once, and preferred for some calls: it has nothing to do.
 /// - **Weights**, and the [share](Endpoint::share) of one that is new, say how often it is drawn first, and how many
 ///   calls in flight are usual for it.
 ///
@@ -35,14 +36,14 @@ use crate::{
 /// flight; and the fewer answers a latency is known by, the less it counts against an endpoint: to follow every
 /// difference would leave some of a fleet's equals idle. All that is known of an endpoint outlives changes of the set.
 ///
-/// A pick takes no lock, allocates nothing and looks at six endpoints, however many there are.
+/// A pick takes no lock, allocates nothing and looks at seven endpoints, however many there are.
 ///
 /// # Limits
 ///
 /// All it knows is what this channel's own calls have shown. Where a client calls each server less than once in
 /// some seconds, that is little. A server that was many times slower is found to be fast again only when it is
-/// tried: where a client makes a hundred calls a second, within five seconds, where it makes ten and several are
-/// slow, in minutes. One that failed for half a minute may wait as long again. `scripts/sim` in the repository says
+/// tried: after one that was slow or failed for long has waited as long again, up to 36 seconds, and where a client
+/// makes ten calls a second and several are slow, in minutes. `scripts/sim` in the repository says
 /// how it does in seventeen scenarios, beside others, and with what confidence.
 ///
 /// ```
@@ -69,7 +70,7 @@ struct Fleet {
 }
 
 #[derive(Debug)]
-struct OfFive {
+struct Best {
     board: Board,
     /// One over each weight, as a part of the mean of all; none when all weights are equal.
     per_weight: Option<Box<[f32]>>,
@@ -85,9 +86,9 @@ struct OfFive {
 struct RunnerUp(AtomicU32);
 
 /// So many are drawn.
-const CHOICES: usize = 5;
+const CHOICES: usize = 6;
 /// What made an endpoint look slow fades in so many seconds; its failures do in fewer.
-const OLD_NEWS: f32 = 20.0;
+const OLD_NEWS: f32 = 40.0;
 /// Where nothing is heard for long, so much of what is usual is hoped for: a little less, or an equal that was
 /// unlucky once might never be tried again.
 const HOPE: f32 = 0.85;
@@ -96,17 +97,18 @@ const DOUBTS: f32 = 2.0;
 /// The first that is drawn is taken, unless another costs less by this part of it: by so much do equals seem to
 /// differ. Where calls are in flight they tell equals apart, and it is so many times less for each that is usual.
 const SAME: f32 = 0.25;
-const TELLING: f32 = 15.0;
+const TELLING: f32 = 60.0;
 /// One pick in so many tells what is usual, and counts for so much of it.
 const TELLS: u64 = 4;
 const COUNTS: f32 = 1.0 / 16.0;
 /// One pick in so many earns a try of one that looks bad.
 const EARNS: u64 = 1024;
-/// So many tries may be made at first, and saved.
-const AT_FIRST: u32 = 4;
+/// So many tries may be saved, and made at first.
 const MOST: u32 = 8;
-/// Who takes so many times what is usual, or has lost so much of its good name, looks bad.
-const SLOW: f32 = 2.0;
+/// Who takes so many times what is usual, or has lost so much of its good name, looks bad. One that was well
+/// before and is known to have been slow since need not be as slow as that: it is tried for sure.
+const SLOW: f32 = 3.0;
+const FELL: f32 = 1.5;
 const BLAMED: f32 = 0.1;
 /// One that looks slow is tried after so many seconds.
 const TRY_AFTER: f32 = 5.0;
@@ -149,7 +151,7 @@ impl Policy for Adaptive {
         let sum: u64 = ready.iter().map(Endpoint::weight).sum();
         let mean = sum as f32 / ready.len() as f32;
         let per_weight = |endpoint: &Endpoint| mean / endpoint.weight().max(1) as f32;
-        Box::new(OfFive {
+        Box::new(Best {
             board: Board::of(ready),
             per_weight: (!equal).then(|| ready.iter().map(per_weight).collect()),
             alias: (!equal).then(|| Alias::of(ready)),
@@ -159,12 +161,12 @@ impl Policy for Adaptive {
     }
 }
 
-impl Pick for OfFive {
+impl Pick for Best {
     fn pick(&self, call: &Call<'_>) -> usize {
         if self.board.len() == 1 {
             return 0;
         }
-        let [bits, rolls @ ..]: [u64; 4] = dice::rolls();
+        let [bits, rolls @ ..]: [u64; 5] = dice::rolls();
         let drawn = self.draw(rolls);
         let now = Tick::of(call.at());
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
@@ -192,9 +194,9 @@ impl Pick for OfFive {
     }
 }
 
-impl OfFive {
+impl Best {
     #[inline]
-    fn draw(&self, rolls: [u64; 3]) -> Drawn {
+    fn draw(&self, rolls: [u64; 4]) -> Drawn {
         let n = self.board.len();
         let mut drawn = Drawn {
             places: [usize::MAX; LANES],
@@ -202,8 +204,8 @@ impl OfFive {
             first: 0,
         };
         if let Some(alias) = &self.alias {
-            let [a, b, c] = rolls;
-            let mixed = [a, b, c, a.rotate_left(32) ^ b, b.rotate_left(32) ^ c];
+            let [a, b, c, d] = rolls;
+            let mixed = [a, b, c, d, a.rotate_left(32) ^ b, c.rotate_left(32) ^ d];
             mixed.into_iter().for_each(|roll| drawn.add(alias.at(roll)));
         } else if n <= CHOICES {
             let start = dice::scale(rolls[0] as u32, n);
@@ -212,7 +214,7 @@ impl OfFive {
                 .for_each(|place| drawn.add(place));
         } else {
             // Floyd's way to draw some of many, each at most once; in which order says nothing.
-            drawn.first = dice::scale((rolls[2] >> 32) as u32, CHOICES);
+            drawn.first = dice::scale(rolls[3] as u32, CHOICES);
             for nth in 0..CHOICES {
                 let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
                 let last = n - CHOICES + nth;
@@ -314,7 +316,9 @@ impl Looks {
             let usual = if usual > 0.0 { usual } else { known };
             let latency = if known > 0.0 { known } else { usual };
             let name = self.name[nth];
-            let looks_bad = (known > SLOW * usual) | (name < 1.0 - BLAMED);
+            let fell = self.rests[nth] > TRY_AFTER;
+            let slow = if fell { FELL } else { SLOW };
+            let looks_bad = (known > slow * usual) | (name < 1.0 - BLAMED);
             let is_idle = self.busy[nth] == 0.0;
             let is_open = self.barred[nth] == 0.0;
             doubtful[nth] = looks_bad & (silent > self.rests[nth]) & is_open & is_idle;
@@ -336,7 +340,7 @@ impl Default for Fleet {
     fn default() -> Self {
         Self {
             usual: AtomicU32::new(0),
-            tries: AtomicU32::new(AT_FIRST),
+            tries: AtomicU32::new(MOST),
         }
     }
 }

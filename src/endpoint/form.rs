@@ -25,8 +25,17 @@ pub(crate) struct Form {
     moved: AtomicU64,
     /// One over the number of answers that the average is worth, as a float; 0 while nothing is known.
     doubt: AtomicU32,
-    /// For so many seconds it had better be left alone after its last failure, as a float.
-    rest: AtomicU32,
+    /// For how long it had better be left alone: see [`Rests`].
+    rests: AtomicU32,
+}
+
+/// For how many seconds an endpoint had better be left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Rests {
+    /// After its last failure.
+    failing: f32,
+    /// Since it turned out to be much slower than before; below 0 when that is over and not yet forgotten.
+    slow: f32,
 }
 
 /// A moment, in nanoseconds: exact, so that an age does not depend on when this process began to count.
@@ -37,10 +46,27 @@ pub(crate) struct Tick(u64);
 const LEAST: f32 = 0.02;
 const MEMORY: f32 = 20.0;
 /// After a first failure, and at most; each failure after a rest makes the next twice as long.
-const REST: f32 = 9.0;
+const REST: f32 = 8.5;
 const LONGEST_REST: f32 = 36.0;
+/// An answer that takes so many times what is usual of its server is the first of a slow spell: it is left alone
+/// for so many seconds, and twice as long each time that it is found slow again. By as much of that answer it counts
+/// as slow at once, and by so much of its rest is forgotten with each good answer.
+const SPELL: f32 = 8.0;
+const SLOW_REST: f32 = 7.0;
+const COUNTS_AT_ONCE: f32 = 0.2;
+const FORGOTTEN: f32 = 0.01;
 /// A server of which so many seconds nothing was heard, and which then answers twice as soon, is another by now.
 pub(super) const OTHER: f32 = 1.0;
+/// One that has rested and is well again has nothing to do: it counts as so much faster than it answered, and that
+/// for as much as these many answers. Those who found out first so make up for those who have not.
+const WELCOME: f32 = 0.3;
+const WELCOMED_FOR: f32 = 1.0 / 0.15;
+/// What is usual is known well enough to say so when it is worth a handful of answers.
+const SURE: f32 = 0.3;
+/// Of a slow spell that would mean a rest of so many seconds nothing is remembered.
+const FORGIVEN: f32 = 2.0;
+/// Rests are kept in two thousandths of a second: two fit into a word.
+const A_SECOND: f32 = 500.0;
 /// Failures that are older than so many seconds count for little: in sight of them a server that is well again
 /// is tried before ten seconds are over.
 pub(crate) const OLD_FAILURES: f32 = 4.5;
@@ -95,54 +121,73 @@ impl Form {
     /// A call to it failed.
     pub(super) fn failed(&self, now: Moment) {
         let now = Tick::of(now);
-        let rest = self.rest();
+        let rests = self.rests();
         // Those that fail together are one failure; one that was tried after a rest is another.
-        if rest == 0.0 {
-            self.rest.store(REST.to_bits(), Relaxed);
-        } else if self.silent(now) > rest * 0.5 {
-            self.rest
-                .store((rest * 2.0).min(LONGEST_REST).to_bits(), Relaxed);
-        }
+        let failing = match rests.failing {
+            0.0 => REST,
+            rest if self.silent(now) > rest * 0.5 => longer(rest),
+            rest => rest,
+        };
+        self.rests.store(Rests { failing, ..rests }.pack(), Relaxed);
         self.heard.store(now.0, Relaxed);
     }
 
     /// A call to it went well.
     #[inline]
     pub(super) fn succeeded(&self) {
-        let rest = self.rest();
-        if rest > 0.0 {
-            let rest = if rest > REST { rest * 0.5 } else { 0.0 };
-            self.rest.store(rest.to_bits(), Relaxed);
+        let rests = self.rests();
+        if rests.failing > 0.0 {
+            let half = rests.failing * 0.5;
+            let failing = if rests.failing > REST { half } else { 0.0 };
+            self.rests.store(Rests { failing, ..rests }.pack(), Relaxed);
         }
     }
 
-    /// For how many seconds it had better be left alone after its last failure.
+    /// For how many seconds it had better be left alone.
     #[inline]
     pub(crate) fn rest(&self) -> f32 {
-        f32::from_bits(self.rest.load(Relaxed))
+        let rests = self.rests();
+        rests.failing.max(rests.slow)
+    }
+
+    #[inline]
+    fn rests(&self) -> Rests {
+        Rests::unpack(self.rests.load(Relaxed))
     }
 
     /// A good answer took so long. To be told before [`Form::speaks`], as it weighs the more the longer
     /// nothing was heard.
     pub(super) fn took(&self, time: Duration, now: Moment) {
         let took = micros(time);
-        let known = self.latency();
+        let (known, doubt) = (self.latency(), self.doubt());
         let silent = Tick::of(now).since(Tick(self.heard.load(Relaxed)));
-        let was_other = silent > OTHER && took * 2.0 < known;
-        if known == 0.0 || was_other {
-            self.doubt.store(1.0_f32.to_bits(), Relaxed);
-            self.latency.store(took.to_bits(), Relaxed);
+        let rests = self.rests();
+        let is_other = silent > OTHER.max(rests.slow * 0.5) && took * 2.0 < known;
+        if known == 0.0 || is_other || rests.failing > 0.0 && silent > rests.failing * 0.5 {
+            let welcome = known > 0.0 && rests != Rests::default();
+            let (part, doubt) = match welcome {
+                true => (WELCOME, 1.0 / WELCOMED_FOR),
+                false => (1.0, 1.0),
+            };
+            self.rests.store(rests.is_well().pack(), Relaxed);
+            self.doubt.store(doubt.to_bits(), Relaxed);
+            self.latency.store((took * part).to_bits(), Relaxed);
             return;
         }
-        let doubt = self.doubt();
+        let turns_slow = took > SPELL * known && doubt < SURE;
+        let after = rests.after(took, known, silent, turns_slow);
+        if after != rests {
+            self.rests.store(after.pack(), Relaxed);
+        }
         let part = (1.0 - fade(silent / MEMORY))
             .max(doubt / (1.0 + doubt))
             .max(LEAST);
         let kept = 1.0 - part;
+        let at_once = if turns_slow { COUNTS_AT_ONCE } else { 0.0 };
+        let average = (known + part * (took - known)).max(took * at_once);
         let doubt = kept * kept * doubt + part * part;
         self.doubt.store(doubt.to_bits(), Relaxed);
-        self.latency
-            .store((known + part * (took - known)).to_bits(), Relaxed);
+        self.latency.store(average.to_bits(), Relaxed);
     }
 
     /// Somebody waited for so long in vain.
@@ -165,7 +210,7 @@ impl Form {
     pub(super) fn forget(&self) {
         self.latency.store(0, Relaxed);
         self.doubt.store(0, Relaxed);
-        self.rest.store(0, Relaxed);
+        self.rests.store(0, Relaxed);
     }
 
     /// Microseconds to the head of a response; 0 while nothing is known.
@@ -189,7 +234,7 @@ impl Form {
     /// In so many seconds without news, two thirds of its failures are forgotten.
     #[inline]
     pub(crate) fn forgives(&self) -> f32 {
-        match self.rest() {
+        match self.rests().failing {
             rest if rest > REST => rest,
             _ => OLD_FAILURES,
         }
@@ -202,6 +247,51 @@ impl Form {
         let unmoved = now.since(Tick(self.moved.load(Relaxed))) * 1e6;
         if waits { unmoved } else { 0.0 }
     }
+}
+
+impl Rests {
+    #[inline]
+    fn pack(self) -> u32 {
+        let failing = (self.failing * A_SECOND) as u16;
+        let slow = (self.slow * A_SECOND) as i16;
+        u32::from(failing) | u32::from(slow as u16) << 16
+    }
+
+    #[inline]
+    fn unpack(word: u32) -> Self {
+        Self {
+            failing: f32::from(word as u16) / A_SECOND,
+            slow: f32::from((word >> 16) as i16) / A_SECOND,
+        }
+    }
+
+    /// It was tried, and is no longer slow.
+    fn is_well(self) -> Self {
+        Self {
+            slow: -self.slow.abs(),
+            ..self
+        }
+    }
+
+    /// A good answer, but not one of a server that is another by now, took so long where that is known.
+    fn after(self, took: f32, known: f32, silent: f32, turns_slow: bool) -> Self {
+        let slow = if self.slow > 0.0 && silent > self.slow * 0.5 {
+            longer(self.slow)
+        } else if turns_slow && self.slow <= 0.0 {
+            longer(-self.slow).max(SLOW_REST)
+        } else if took < 2.0 * known && self.slow.abs() > FORGIVEN {
+            self.slow * (1.0 - FORGOTTEN)
+        } else if took < 2.0 * known {
+            0.0
+        } else {
+            self.slow
+        };
+        Self { slow, ..self }
+    }
+}
+
+fn longer(rest: f32) -> f32 {
+    (rest * 2.0).min(LONGEST_REST)
 }
 
 /// About e^-x, for x from 0: within two in a hundred of all.
@@ -322,13 +412,50 @@ mod tests {
             form.rest()
         };
 
-        let rests = [0.0, 0.1, 0.2, 9.5, 28.0, 28.1, 65.0, 102.0].map(fails);
+        let rests = [0.0, 0.1, 0.2, 9.0, 27.0, 27.1, 62.0, 99.0].map(fails);
         form.succeeded();
         let after_one = form.rest();
-        (0..2).for_each(|_| form.succeeded());
+        (0..3).for_each(|_| form.succeeded());
 
-        assert_eq!(rests, [9.0, 9.0, 9.0, 18.0, 36.0, 36.0, 36.0, 36.0]);
+        assert_eq!(rests, [8.5, 8.5, 8.5, 17.0, 34.0, 34.0, 36.0, 36.0]);
         assert_eq!((after_one, form.rest()), (18.0, 0.0));
+    }
+
+    #[test]
+    fn one_that_turns_slow_rests_twice_as_long_each_time_and_is_welcome_when_it_is_well() {
+        let (form, mut now) = (Form::default(), Instant::now());
+        let mut hears = |ms: u32, after: f32| {
+            now += Duration::from_secs_f32(after);
+            form.took(MILLI * ms, Moment::at(now));
+            form.heard.store(Tick::at(now).0, Relaxed);
+            (form.rest().round(), form.latency() / 1000.0)
+        };
+        for _ in 0..100 {
+            hears(10, 0.1);
+        }
+
+        let (turned, turned_to) = hears(400, 0.1);
+        let (together, _) = hears(400, 0.1);
+        let (still, _) = hears(400, 8.0);
+        let (well, welcome) = hears(10, 15.0);
+        for _ in 0..60 {
+            hears(10, 0.1);
+        }
+        let (relapsed, _) = hears(400, 0.1);
+
+        assert_eq!((turned, together, still), (7.0, 7.0, 14.0));
+        assert!((79.0..81.0).contains(&turned_to), "{turned_to}");
+        assert_eq!((well, welcome.round()), (0.0, 3.0));
+        assert!((14.0..28.0).contains(&relapsed), "{relapsed}");
+    }
+
+    #[test]
+    fn rests_of_both_kinds_fit_into_a_word() {
+        for (failing, slow) in [(0.0, 0.0), (8.5, 7.0), (36.0, -36.0), (0.0, 36.0)] {
+            let rests = Rests { failing, slow };
+
+            assert_eq!(Rests::unpack(rests.pack()), rests);
+        }
     }
 
     #[test]

@@ -237,7 +237,7 @@ impl Vitals {
     /// A call succeeded before which nothing was heard for so many seconds: what came before is so old.
     pub(super) fn succeeded(&self, on_trial: bool, silent: f32) {
         self.conduct().fades(|| {
-            fade(silent / self.form().forgives()) * if silent > OTHER { 0.25 } else { 1.0 }
+            fade(silent / self.form().forgives()) * if silent > OTHER { 0.1 } else { 1.0 }
         });
         self.form().succeeded();
         if self.conduct().succeeded(on_trial) == Turn::Proved {
