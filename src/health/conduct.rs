@@ -76,13 +76,8 @@ impl Conduct {
             }
             Word {
                 mode,
-                pending: false,
-                limit,
-                failed: 0,
-                tries: 0,
-                answers: 0,
-                proven: 0,
                 blame: if mode == Mode::Free { 0 } else { word.blame },
+                ..Word::free(limit)
             }
         });
     }
@@ -243,6 +238,7 @@ impl Conduct {
 const LIMIT: u64 = 0xffff << 16;
 
 impl Word {
+    /// Free, with nothing shown yet.
     fn free(limit: u16) -> Self {
         Self {
             mode: Mode::Free,
