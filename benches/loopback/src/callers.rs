@@ -15,7 +15,7 @@ use sim::{
         timeline::{Change, Timeline},
     },
     scenario::Scenario,
-    server::{SECOND, Time},
+    server::{Time, seconds},
     world::OF_CLIENTS,
 };
 use tokio::{
@@ -192,10 +192,6 @@ fn add((sum, n): &mut (f64, u32), this: f64) {
 
 fn locked(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().expect("no code here panics with the lock held")
-}
-
-fn seconds(seconds: f64) -> Time {
-    (seconds * SECOND as f64) as Time
 }
 
 #[cfg(test)]

@@ -10,6 +10,11 @@ pub type Time = u64;
 
 pub const SECOND: Time = 1_000_000_000;
 
+/// So many seconds.
+pub fn seconds(seconds: f64) -> Time {
+    (seconds * SECOND as f64) as Time
+}
+
 /// How a server divides its work.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Order {

@@ -10,7 +10,7 @@ use crate::{
     dice::Dice,
     figures::{Figures, Notes},
     scenario::{AT_ONCE, CALM, Fate, Scenario},
-    server::{Report, SECOND, Server, Time},
+    server::{Report, SECOND, Server, Time, seconds},
 };
 
 /// Streams of chance: calls, nets and neighbours are the same for all policies.
@@ -443,8 +443,4 @@ impl World {
             self.tell(self.now + after, Event::Fate(step + 1));
         }
     }
-}
-
-fn seconds(seconds: f64) -> Time {
-    (seconds * SECOND as f64) as Time
 }

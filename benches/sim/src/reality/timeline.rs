@@ -3,7 +3,7 @@
 use crate::{
     dice::Dice,
     scenario::{CALM, Fate, Scenario},
-    server::{SECOND, Time},
+    server::{SECOND, Time, seconds},
     world::{OF_SERVERS, WARMTH},
 };
 
@@ -105,10 +105,6 @@ fn befalls(scenario: &Scenario) -> Vec<(Time, Change)> {
             changes
         }
     }
-}
-
-fn seconds(seconds: f64) -> Time {
-    (seconds * SECOND as f64) as Time
 }
 
 #[cfg(test)]
