@@ -53,6 +53,8 @@ const THOUSAND: u32 = 1000;
 /// Bits for each count of a [`Second`].
 const BITS: u32 = 20;
 const FULL: u64 = (1 << BITS) - 1;
+/// The last number that a second can have; half a year is more of them.
+const LAST: u64 = u64::MAX >> (2 * BITS);
 
 impl Gates {
     /// A call begins.
@@ -163,7 +165,7 @@ impl Spent {
             .seconds
             .iter()
             .map(|word| Second::of(word.load(Relaxed)));
-        let recent = all.filter(|second| second.number + SECONDS as u64 > now);
+        let recent = all.filter(|second| since(second.number, now) < SECONDS as u64);
         recent.fold((0, 0), |(calls, again), second| {
             (calls + second.calls, again + second.again)
         })
@@ -174,7 +176,8 @@ impl Spent {
         let word = &self.seconds[number as usize % SECONDS];
         let changed = word.fetch_update(Relaxed, Relaxed, |word| {
             let mut second = Second::of(word);
-            if second.number < number {
+            // Who comes late counts for the newer one that is there.
+            if since(number, second.number) > SECONDS as u64 {
                 second = Second {
                     number,
                     calls: 0,
@@ -190,8 +193,13 @@ impl Spent {
     /// Counted from one: in a cell of zeros is no second at all.
     fn second(&self, now: Instant) -> u64 {
         let second = now.saturating_duration_since(self.began).as_secs() + 1;
-        second & (u64::MAX >> (2 * BITS))
+        second & LAST
     }
+}
+
+/// Seconds from the one to the other, of numbers that begin again after the last.
+fn since(number: u64, now: u64) -> u64 {
+    now.wrapping_sub(number) & LAST
 }
 
 impl Second {
@@ -273,6 +281,38 @@ mod tests {
         assert!(!budget.spend(later), "calls of long ago");
         (0..10).for_each(|_| budget.note_call(later));
         assert_eq!((0..100).filter(|_| budget.spend(later)).count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_holds_when_the_numbers_of_the_seconds_begin_again() {
+        let budget = Spent::of(&Budget::share(0.2).floor(0));
+        let last = Instant::now() + Duration::from_secs(LAST - 1);
+        (0..100).for_each(|_| budget.note_call(last));
+
+        let soon = last + Duration::from_secs(5);
+        (0..50).for_each(|_| budget.note_call(soon));
+        let spent_soon = (0..100).filter(|_| budget.spend(soon)).count();
+        let later = soon + Duration::from_secs(SECONDS as u64);
+        (0..10).for_each(|_| budget.note_call(later));
+        let spent_later = (0..100).filter(|_| budget.spend(later)).count();
+
+        assert_eq!([spent_soon, spent_later], [30, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_forgets_however_long_nobody_calls() {
+        for days in [1, 97, 98, 193, 200, 1000] {
+            let budget = Spent::of(&Budget::share(0.2).floor(0));
+            let now = Instant::now();
+            (0..100).for_each(|_| budget.note_call(now));
+            (0..20).for_each(|_| assert!(budget.spend(now)));
+
+            let later = now + Duration::from_secs(days * 24 * 3600);
+            (0..10).for_each(|_| budget.note_call(later));
+            let spent = (0..100).filter(|_| budget.spend(later)).count();
+
+            assert_eq!(spent, 2, "after {days} days");
+        }
     }
 
     #[tokio::test(start_paused = true)]
