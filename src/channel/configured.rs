@@ -8,7 +8,7 @@ use super::Shared;
 use crate::{
     Error,
     balance::Policy,
-    method::{Configs, ServiceConfig},
+    method::{Configs, Named, ServiceConfig},
 };
 
 /// Reads what it is told; what is bad changes nothing.
@@ -22,8 +22,8 @@ pub(super) struct Configured {
 
 struct Serving {
     base: Arc<dyn Policy>,
-    /// The name of the one that serves instead.
-    instead: Option<String>,
+    /// The one that serves instead.
+    instead: Option<Named>,
 }
 
 impl Configured {
@@ -81,17 +81,19 @@ impl Configured {
 
 impl Serving {
     fn adopt(&mut self, config: &ServiceConfig, base: &ServiceConfig) -> Option<Arc<dyn Policy>> {
-        let wanted = config.policy.as_ref();
-        let instead = wanted.filter(|wanted| {
-            base.policy
-                .as_ref()
-                .is_none_or(|base| base.name != wanted.name)
-        });
-        let name = instead.map(|instead| instead.name.clone());
-        if name == self.instead {
+        let base = base.policy.as_ref();
+        let is_base = |wanted: &&Named| base.is_some_and(|base| base.is_said_like(wanted));
+        let instead = config.policy.as_ref().filter(|wanted| !is_base(wanted));
+        // What is said again keeps the policy it has, and what that has learnt.
+        let serves = match (&self.instead, instead) {
+            (None, None) => true,
+            (Some(serves), Some(wanted)) => serves.is_said_like(wanted),
+            _ => false,
+        };
+        if serves {
             return None;
         }
-        self.instead = name;
+        self.instead = instead.cloned();
         let policy = instead.map_or(&self.base, |instead| &instead.policy);
         Some(Arc::clone(policy))
     }
@@ -100,5 +102,48 @@ impl Serving {
 impl fmt::Debug for Configured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Configured").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::LeastLoaded;
+
+    /// What serves when a configuration says this of the policy, and then that, and so on.
+    fn served<'s>(base: &str, said: impl IntoIterator<Item = &'s str>) -> Vec<Option<String>> {
+        let config = |policy: &str| -> ServiceConfig {
+            let json = format!(r#"{{ "loadBalancingConfig": [{policy}] }}"#);
+            json.parse().unwrap()
+        };
+        let base = config(base);
+        let usual: Arc<dyn Policy> = Arc::new(LeastLoaded);
+        let mut serving = Serving {
+            base: Arc::clone(base.policy().unwrap_or(&usual)),
+            instead: None,
+        };
+        let said = said.into_iter();
+        said.map(|said| serving.adopt(&config(said), &base))
+            .map(|policy| policy.map(|policy| format!("{policy:?}")))
+            .collect()
+    }
+
+    #[test]
+    fn a_policy_with_other_settings_is_another_one() {
+        let small = r#"{ "ring_hash": { "minRingSize": 8 } }"#;
+        let large = r#"{ "ring_hash": { "minRingSize": 9 } }"#;
+
+        let from_nothing = served("", [small, large, large, small, ""]);
+        let from_small = served(small, [large, large, small, small]);
+
+        assert!(from_nothing[0].as_ref().unwrap().contains('8'));
+        assert!(from_nothing[1].as_ref().unwrap().contains('9'));
+        assert_eq!(from_nothing[2], None, "it was said already");
+        assert_eq!(from_nothing[3], from_nothing[0]);
+        assert_eq!(from_nothing[4].as_deref(), Some("LeastLoaded"));
+        assert!(from_small[0].as_ref().unwrap().contains('9'));
+        assert_eq!(from_small[1], None);
+        assert_eq!(from_small[2], from_nothing[0], "what was there first");
+        assert_eq!(from_small[3], None);
     }
 }

@@ -36,6 +36,7 @@ use futures_core::Stream;
 
 pub use budget::Budget;
 pub(crate) use codes::name;
+pub(crate) use config::Named;
 pub use config::ServiceConfig;
 pub use hedge::{Delay, Hedge};
 pub use methods::Methods;

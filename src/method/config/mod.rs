@@ -8,6 +8,8 @@ mod tests;
 
 use std::{str::FromStr, sync::Arc};
 
+use serde_json::Value;
+
 use super::{Methods, Throttle};
 use crate::{Error, balance::Policy, parse::from_text};
 
@@ -58,11 +60,20 @@ pub struct ServiceConfig {
     pub(crate) health: Option<String>,
 }
 
-/// A policy, and what it is called there.
+/// A policy, and what was said of it there.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
-    pub(crate) name: String,
+    name: String,
+    /// An object, which is empty if there was nothing but the name.
+    settings: Value,
     pub(crate) policy: Arc<dyn Policy>,
+}
+
+impl Named {
+    /// Whether the same was said of the other, so that there is nothing to change.
+    pub(crate) fn is_said_like(&self, other: &Self) -> bool {
+        self.name == other.name && self.settings == other.settings
+    }
 }
 
 impl ServiceConfig {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tonic::Code;
 
 use super::{
@@ -196,7 +196,13 @@ fn policy(root: &Node<'_>) -> Result<Option<Named>, Error> {
         for node in list.list()? {
             let (name, settings) = node.only()?;
             match known(name, Some(&settings))? {
-                Some(policy) => return Ok(Some(named(name, policy))),
+                Some(policy) => {
+                    return Ok(Some(Named {
+                        name: name.to_owned(),
+                        settings: settings.value().clone(),
+                        policy,
+                    }));
+                }
                 None => skipped.push(name),
             }
         }
@@ -212,14 +218,13 @@ fn policy(root: &Node<'_>) -> Result<Option<Named>, Error> {
     if ["", "unspecified"].contains(&&*name) {
         return Ok(None);
     }
-    let policy = known(&name, None)?;
     let unknown = || node.wrong(format!("{name:?} is not known: {KNOWN}"));
-    Ok(Some(named(&name, policy.ok_or_else(unknown)?)))
-}
-
-fn named(name: &str, policy: Arc<dyn Policy>) -> Named {
-    let name = name.to_owned();
-    Named { name, policy }
+    let policy = known(&name, None)?.ok_or_else(unknown)?;
+    Ok(Some(Named {
+        name,
+        settings: Value::Object(Map::new()),
+        policy,
+    }))
 }
 
 const KNOWN: &str = "name one of round_robin, weighted_round_robin, pick_first, ring_hash_experimental, \
