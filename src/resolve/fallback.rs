@@ -63,32 +63,44 @@ pub(super) async fn first_set(
     publisher: &Publisher,
     standby: impl Future<Output = Option<Vec<Arc<Instance>>>>,
 ) -> Option<Vec<Arc<Instance>>> {
-    let mut standby = Some(standby);
+    let mut standby = pin!(standby);
     let mut silence = pin!(time::sleep(PATIENCE));
+    // Why what stands by is wanted, until it is there.
+    let mut wanted = None;
+    let mut is_served = false;
     loop {
-        let (why, ended) = tokio::select! {
+        // The registry is heard meanwhile: a disk that hangs must not keep its set from anybody.
+        tokio::select! {
+            biased;
+            set = &mut standby, if wanted.is_some() => {
+                is_served = true;
+                if let Some(why) = wanted.take() {
+                    serve(set, why, publisher);
+                }
+            }
             update = inner.next() => match update {
                 Some(Update::Reset(set)) => return Some(set),
-                Some(Update::Stale(why)) => (why, false),
-                Some(other) => {
-                    publisher.update(other);
-                    continue;
+                Some(Update::Stale(why)) if !is_served => wanted = Some(why),
+                Some(other) => publisher.update(other),
+                None => {
+                    let set = if is_served { None } else { standby.await };
+                    serve(set, silent("the resolver ended without a set"), publisher);
+                    return None;
                 }
-                None => (silent("the resolver ended without a set"), true),
             },
-            () = &mut silence, if standby.is_some() => (silent("no word from the registry yet"), false),
-        };
-        if let Some(standby) = standby.take()
-            && let Some(set) = standby.await
-        {
-            tracing::warn!(instances = set.len(), error = %why.chain(), "serving what stood by");
-            publisher.reset(set);
-        }
-        publisher.stale(why);
-        if ended {
-            return None;
+            () = &mut silence, if !is_served && wanted.is_none() => {
+                wanted = Some(silent("no word from the registry yet"));
+            }
         }
     }
+}
+
+fn serve(set: Option<Vec<Arc<Instance>>>, why: Error, publisher: &Publisher) {
+    if let Some(set) = set {
+        tracing::warn!(instances = set.len(), error = %why.chain(), "serving what stood by");
+        publisher.reset(set);
+    }
+    publisher.stale(why);
 }
 
 fn silent(what: &str) -> Error {
@@ -164,6 +176,24 @@ mod tests {
             "stale the resolver ended without a set"
         );
         assert_eq!(words(&mut updates).await, "end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stands_by_and_never_comes_keeps_no_set_of_the_registrys_away() {
+        let (registry, tell) = Scripted::new();
+        let mut inner = registry.resolve(&"greeter".parse().unwrap());
+        let (publisher, _updates) = publish();
+        let first = first_set(&mut inner, &publisher, std::future::pending());
+
+        tell.stale(silent("connection refused"));
+        let told = async {
+            time::sleep(PATIENCE * 2).await;
+            tell.reset(list().instances().iter().cloned());
+        };
+        let both = async { tokio::join!(first, told).0 };
+        let first = time::timeout(PATIENCE * 3, both).await.unwrap();
+
+        assert_eq!(first.unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
