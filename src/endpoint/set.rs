@@ -102,6 +102,16 @@ pub(crate) struct Dial {
     pub(crate) spare: bool,
 }
 
+/// What is due for an endpoint. Each is called off by itself, though several may come at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Redial,
+    /// The end of a suspicion.
+    Doubt,
+    /// The end of the time of one who is left out.
+    Leave,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Set {
@@ -127,8 +137,8 @@ pub(crate) struct Set {
     adjust_at: Option<Instant>,
     /// Since when there has been anybody to choose.
     up_since: Option<Instant>,
-    /// When something is due for an endpoint: a redial, or the end of a suspicion.
-    due: BTreeSet<(Instant, InstanceId)>,
+    /// When something is due for an endpoint.
+    due: BTreeSet<(Instant, InstanceId, Due)>,
     /// Endpoints that wait for one of the places in which to connect.
     queue: VecDeque<InstanceId>,
     dialling: usize,
@@ -211,12 +221,12 @@ impl Set {
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Step> {
-        while let Some((at, _)) = self.due.first() {
+        while let Some((at, ..)) = self.due.first() {
             if *at > now {
                 break;
             }
-            if let Some((_, id)) = self.due.pop_first() {
-                self.is_due(&id, now);
+            if let Some((_, id, due)) = self.due.pop_first() {
+                self.is_due(&id, due, now);
             }
         }
         if self.held_until.is_some_and(|until| until <= now) {
@@ -228,7 +238,7 @@ impl Set {
 
     /// When [`Set::tick`] is next worth calling.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let first = self.due.first().map(|(at, _)| *at);
+        let first = self.due.first().map(|(at, ..)| *at);
         let first = first.into_iter().chain(self.held_until);
         first
             .chain(self.ejector.next_due())
@@ -361,7 +371,8 @@ impl Set {
         self.known.put(entry.endpoint());
         if let Some(since) = was_suspect {
             self.suspects.remove(&id);
-            self.due.remove(&(since + self.limits.grace, id.clone()));
+            let until = since + self.limits.grace;
+            self.due.remove(&(until, id.clone(), Due::Doubt));
             self.tell(Event::Cleared(id.clone()));
         }
         if let Some(event) = told {
@@ -407,13 +418,14 @@ impl Set {
         };
         if let Some(since) = entry.suspect {
             self.suspects.remove(id);
-            self.due.remove(&(since + self.limits.grace, id.clone()));
+            let until = since + self.limits.grace;
+            self.due.remove(&(until, id.clone(), Due::Doubt));
         }
         if let Some(selection) = &mut self.selection {
             selection.remove(id);
         }
         if let Some(until) = entry.lingers {
-            self.due.remove(&(until, id.clone()));
+            self.due.remove(&(until, id.clone(), Due::Leave));
         }
         self.known.remove(id);
         self.tiers.shift(entry.endpoint(), entry.tier, None);
@@ -440,18 +452,19 @@ impl Set {
         entry.vitals.suspect(true);
         self.vanished_at = Some(now);
         self.suspects.insert(id.clone());
-        self.due.insert((now + self.limits.grace, id.clone()));
+        let until = now + self.limits.grace;
+        self.due.insert((until, id.clone(), Due::Doubt));
         self.tell(Event::Suspected(id.clone()));
         self.rank(id);
     }
 
-    fn is_due(&mut self, id: &InstanceId, now: Instant) {
-        self.redial(id, now);
-        self.end_lingering(id, now);
-        let since = self.entries.get(id).and_then(|entry| entry.suspect);
-        let doubted = since.is_some_and(|since| since + self.limits.grace <= now);
-        if doubted && self.held_until.is_none() {
-            self.remove(id, now);
+    fn is_due(&mut self, id: &InstanceId, due: Due, now: Instant) {
+        match due {
+            Due::Redial => self.redial(id, now),
+            Due::Leave => self.end_lingering(id, now),
+            // Else it is judged when the set is held no longer.
+            Due::Doubt if self.held_until.is_none() => self.remove(id, now),
+            Due::Doubt => {}
         }
     }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{Endpoint, ErrorKind, endpoint::tiers::Tier, health::Verdict, stage::Stages};
 
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 const HOLD: Duration = Duration::from_secs(60);
 
 /// A set, the time, and what happened, in short words.

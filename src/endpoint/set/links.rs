@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     super::entry::{Next, Up},
-    Dial, Set, Step,
+    Dial, Due, Set, Step,
 };
 use crate::{Error, Event, InstanceId, health::Verdict};
 
@@ -173,7 +173,7 @@ impl Set {
         match entry.next {
             // Whatever was waited for, there is none left now.
             Next::Waiting(until) if at_once && entry.up.is_empty() => {
-                self.due.remove(&(until, id.clone()));
+                self.due.remove(&(until, id.clone(), Due::Redial));
                 self.enqueue(id);
             }
             Next::Rest if at_once && entry.up.is_empty() => self.enqueue(id),
@@ -217,7 +217,7 @@ impl Set {
             entry.failed = entry.failed.saturating_add(1);
             entry.next = Next::Waiting(until);
             entry.show(now);
-            self.due.insert((until, id.clone()));
+            self.due.insert((until, id.clone(), Due::Redial));
         }
     }
 
@@ -250,7 +250,7 @@ impl Set {
                 self.dialling -= 1;
                 self.steps.push(Step::Abandon(attempt));
             }
-            Next::Waiting(until) => drop(self.due.remove(&(until, id.clone()))),
+            Next::Waiting(until) => drop(self.due.remove(&(until, id.clone(), Due::Redial))),
             // The queue is looked through when it is served: who is not queued any more is passed over.
             Next::Queued | Next::Rest => {}
         }

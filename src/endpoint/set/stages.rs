@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{super::entry::Next, Set, Step};
+use super::{super::entry::Next, Due, Set, Step};
 use crate::{
     InstanceId,
     stage::{Outside, Selection, Spread},
@@ -79,7 +79,7 @@ impl Set {
         let lingered = entry.lingers.take();
         let is_idle = entry.up.is_empty() && entry.next == Next::Rest;
         if let Some(until) = lingered {
-            self.due.remove(&(until, id.clone()));
+            self.due.remove(&(until, id.clone(), Due::Leave));
         }
         if is_idle {
             self.connect_anew(id, now);
@@ -111,7 +111,7 @@ impl Set {
                 };
             entry.lingers = Some(until);
             entry.show(now);
-            self.due.insert((until, id.clone()));
+            self.due.insert((until, id.clone(), Due::Leave));
         }
         self.rank(id);
     }
@@ -131,7 +131,7 @@ impl Set {
             // Nobody is there to take its place.
             let until = now + LINGER;
             entry.lingers = Some(until);
-            self.due.insert((until, id.clone()));
+            self.due.insert((until, id.clone(), Due::Leave));
         }
     }
 
@@ -141,7 +141,7 @@ impl Set {
             entry.failed = 0;
             entry.lost = false;
             if let Some(until) = entry.lingers.take() {
-                self.due.remove(&(until, id.clone()));
+                self.due.remove(&(until, id.clone(), Due::Leave));
             }
             entry.show(now);
         }

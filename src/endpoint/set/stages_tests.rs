@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     endpoint::{
         State,
-        set::tests::{Scene, instance, name, refused},
+        set::tests::{GRACE, Scene, instance, name, refused},
     },
     health::Verdict,
     resolve::{Change, Update},
@@ -115,6 +115,27 @@ fn one_left_out_serves_until_there_is_another() {
 
     assert_eq!(scene.seen(), ["drain"]);
     assert_eq!(scene.ready(), "b");
+}
+
+#[test]
+fn a_suspicion_ends_though_what_was_to_end_with_it_is_called_off() {
+    let mut scene = Scene::with(Stages {
+        filter: Some(Filter::version("2").or_any()),
+        ..Stages::default()
+    });
+    scene.delta([version("1", 'a'), version("1", 'c')]);
+    scene.up('a');
+    scene.up('c');
+    scene.delta([Change::Vanish(name('a'))]);
+
+    scene.wait(GRACE - LINGER);
+    scene.delta([version("2", 'b')]);
+    assert_eq!(outside(&scene, 'a'), Some("filter"));
+    scene.delta([Change::Remove(name('b'))]);
+    assert_eq!(outside(&scene, 'a'), None);
+    scene.wait(LINGER);
+
+    assert_eq!(scene.known(), "c");
 }
 
 #[test]
