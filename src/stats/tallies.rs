@@ -61,8 +61,10 @@ impl Tallies {
                 None => return self.learn(path),
             }
         }
-        match self.known.load().get(path) {
+        let known = self.known.load();
+        match known.get(path) {
             Some(known) => Arc::clone(known),
+            None if is_full(&known) => Arc::clone(&self.other),
             None => self.learn(path),
         }
     }
@@ -82,7 +84,7 @@ impl Tallies {
     fn learn_more(&self, new: Arc<Tally>) -> Arc<Tally> {
         let path = new.path();
         self.known.rcu(|known| {
-            if known.len() >= MOST - FIRST || known.contains_key(path) {
+            if is_full(known) || known.contains_key(path) {
                 return Arc::clone(known);
             }
             let mut more = HashMap::clone(known);
@@ -100,9 +102,14 @@ impl Tallies {
         let first = self.first.iter().filter_map(OnceLock::get);
         let all = first.chain(known.values());
         let sorted: BTreeMap<_, _> = all.map(|tally| (tally.path(), tally)).collect();
-        let rest = (known.len() >= MOST - FIRST).then_some(&self.other);
+        let rest = is_full(&known).then_some(&self.other);
         sorted.into_values().chain(rest).cloned().collect()
     }
+}
+
+/// Whether what comes now is counted with the rest.
+fn is_full<S>(known: &HashMap<Box<str>, Arc<Tally>, S>) -> bool {
+    known.len() >= MOST - FIRST
 }
 
 /// Hashes a path eight bytes at a time: each call looks its own up, and the usual hash takes several times as

@@ -28,6 +28,8 @@ pub(crate) struct Pace {
 
 /// Methods beyond these share one; a channel to a proxy of everything may call any number.
 const METHODS: usize = 1024;
+/// No method is called like this.
+const SHARED: &str = "";
 /// Each power of two of microseconds is divided into so many steps: a time is known to an eighth.
 const STEPS: usize = 8;
 /// Up to 2^35 µs, which is nine hours.
@@ -43,12 +45,13 @@ impl Paces {
     /// What is known of this method.
     pub(crate) fn of(&self, path: &str) -> Arc<Pace> {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pace) = known.get(path) {
+        // The shared one is there as soon as there is room for no other.
+        if let Some(pace) = known.get(path).or_else(|| known.get(SHARED)) {
             return Arc::clone(pace);
         }
         drop(known);
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let name = if known.len() < METHODS { path } else { "" };
+        let name = if known.len() < METHODS { path } else { SHARED };
         Arc::clone(known.entry(name.into()).or_default())
     }
 }
