@@ -285,6 +285,10 @@ impl FromStr for Address {
         if let Ok(addr) = text.parse::<SocketAddr>() {
             return addr.try_into();
         }
+        if let Some((scheme, _)) = text.split_once("://") {
+            let scheme = scheme.escape_debug();
+            return refuse(&format!("it has a scheme: leave `{scheme}://` out"));
+        }
         let Some((host, port)) = text.rsplit_once(':') else {
             return refuse("the port is missing");
         };
@@ -419,7 +423,7 @@ mod tests {
             ("user:secret@host:1", "\"***@host:1\": there is no user"),
             ("300.0.0.1:1", "not an IP address"),
             ("unix:relative", "start with `/`"),
-            ("http://h:1", "brackets"),
+            ("http://h:1", "has a scheme: leave `http://` out"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");

@@ -2,6 +2,8 @@
 //! the cases of gRPC's interoperability tests, and servers that limit connections and streams.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "calls/broken.rs"]
+mod broken;
 #[path = "../examples/echo/mod.rs"]
 mod echo;
 #[cfg(feature = "server")]

@@ -18,6 +18,7 @@ use super::{
     Shared, View,
     checking::Checking,
     configured::Configured,
+    ended::unshaken,
     pace::{Pace, Rest},
 };
 use crate::{
@@ -29,7 +30,8 @@ use crate::{
     transport::{Connection, Dialer, Told},
 };
 
-/// See the module's documentation. Ends when `stop` is cancelled, which the last channel does when dropped.
+/// See the module's documentation. Ends when `stop` is cancelled, which the last channel does when dropped;
+/// what is said when it is dropped before, `ended` knows.
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) policy: Arc<dyn Policy>,
@@ -120,7 +122,7 @@ impl Running {
         let shared = Arc::clone(&self.driver.shared);
         let alarm = Arc::clone(&self.driver.limits.health.alarm);
         // The end of the updates keeps the set.
-        let mut updates = updates.chain(futures_util::stream::pending());
+        let mut updates = unshaken(updates).chain(futures_util::stream::pending());
         let mut heard = Vec::new();
         loop {
             let due = self.set.next_due();
@@ -463,6 +465,7 @@ impl Running {
             held: self.set.held(),
             skipped: self.set.skipped().into(),
             listed: self.set.listed(),
+            ended: None,
         }));
         shared.changed.send_replace(number);
         self.pace.published(Instant::now(), size);

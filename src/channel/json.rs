@@ -36,10 +36,11 @@ impl Serialize for View {
             .map(|(well, of)| json!({"well": well, "of": of}));
         let endpoints: Vec<_> = self.known.iter().map(|one| endpoint(one, now)).collect();
         let skipped: Vec<_> = self.skipped.iter().map(passed_over).collect();
-        let mut written = serializer.serialize_struct("View", 10)?;
+        let mut written = serializer.serialize_struct("View", 11)?;
         written.serialize_field("number", &self.number)?;
         written.serialize_field("service", &self.service)?;
         written.serialize_field("listed", &self.listed)?;
+        written.serialize_field("ended", &self.ended)?;
         written.serialize_field("ready", &self.ready.len())?;
         written.serialize_field("stale", &stale)?;
         written.serialize_field("panic", &panic)?;

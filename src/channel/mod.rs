@@ -9,6 +9,7 @@ mod call;
 mod checking;
 mod configured;
 mod driver;
+mod ended;
 mod json;
 mod leaving;
 mod limit;
@@ -200,14 +201,14 @@ impl Channel {
         self.view()
     }
 
-    /// Returns when so many endpoints are ready.
+    /// Returns when so many endpoints are ready, or when the runtime that the channel was built on is shut down.
     ///
     /// Nobody need wait for this before calling: calls wait by themselves. It is for those who want all
     /// connections up before they say that they are.
     pub async fn ready(&self, at_least: usize) -> Arc<View> {
         let _waiting = call::Waiting::begin(&self.shared);
         let mut view = self.view();
-        while view.ready().len() < at_least {
+        while view.ready().len() < at_least && view.ended.is_none() {
             view = self.changed(view.number()).await;
         }
         view

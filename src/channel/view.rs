@@ -28,6 +28,8 @@ pub struct View {
     pub(super) held: Option<usize>,
     pub(super) skipped: Arc<[Skipped]>,
     pub(super) listed: bool,
+    /// Why nothing changes any more.
+    pub(super) ended: Option<&'static str>,
 }
 
 /// So many endpoints are named in a status; the view has all of them.
@@ -48,6 +50,7 @@ impl View {
             held: None,
             skipped: Arc::new([]),
             listed: false,
+            ended: None,
         }
     }
 
@@ -107,6 +110,10 @@ impl View {
             self.ready.len(),
             self.known.len()
         );
+        if let Some(why) = self.ended {
+            line += &format!("; {why}");
+            return line;
+        }
         for endpoint in self
             .known
             .iter()
@@ -163,6 +170,9 @@ impl fmt::Display for View {
             self.ready.len(),
             self.known.len()
         )?;
+        if let Some(why) = self.ended {
+            write!(f, ", {why}")?;
+        }
         if let Some((error, age)) = self.stale(now) {
             write!(f, ", stale for {}: {}", seconds(age), error.chain())?;
         }

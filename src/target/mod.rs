@@ -255,6 +255,7 @@ mod tests {
             ("etcd://u:a/b@h1/a", "write it `%40`"),
             ("static://", "no host"),
             ("static://h", "the port is missing"),
+            ("static://unix:/run/a.sock", "write its slashes as `%2F`"),
             ("static://h:1,i:2?weights=1", "1 weights for 2 addresses"),
             ("static://u:pw@h:1", "knows no user"),
             ("memory://", "write `memory://greeter`"),

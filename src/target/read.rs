@@ -126,6 +126,9 @@ fn members(hosts: &str, port: Option<u16>) -> Result<Place, String> {
             ));
         }
         let whole = decode(host).map_err(|why| format!("host {host:?} has {why}"))?;
+        if whole == "unix:" {
+            return Err("the path of a Unix socket is missing: write its slashes as `%2F`, as in `unix:%2Frun%2Fecho.sock`".into());
+        }
         let bare = !whole.starts_with("unix:") && (whole.ends_with(']') || !whole.contains(':'));
         let whole = match port {
             Some(port) if bare => format!("{whole}:{port}"),

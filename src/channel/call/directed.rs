@@ -72,6 +72,9 @@ impl Attempts {
 
     /// Nobody fits: an error if that is not going to change.
     pub(super) fn is_findable(&self, view: &View) -> Result<(), Status> {
+        if view.ended.is_some() {
+            return Err(Status::unavailable(view.outlook(Instant::now())));
+        }
         let Some(id) = self.direct.as_ref().and_then(Direct::pinned) else {
             return Ok(());
         };
