@@ -8,7 +8,7 @@ use std::sync::{
 use super::{Call, Pick, Policy, alias::Alias, dice};
 use crate::{
     Endpoint, Endpoints,
-    endpoint::{Board, Signs, Tick, fade},
+    endpoint::{Board, Clock, Signs, Tick, fade},
 };
 
 /// The best of six drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
@@ -113,7 +113,7 @@ const BLAMED: f32 = 0.1;
 /// One that looks slow is tried after so many seconds.
 const TRY_AFTER: f32 = 5.0;
 
-/// The places of the candidates, each once.
+/// The places of the candidates, each once, and after them any.
 struct Drawn {
     places: Each<usize>,
     n: usize,
@@ -123,24 +123,18 @@ struct Drawn {
 
 /// Something of each candidate, and of nobody: processors reckon with four or eight numbers at once.
 type Each<T = f32> = [T; LANES];
-const LANES: usize = (CHOICES + 1).next_multiple_of(4);
+const LANES: usize = MOST_DRAWN.next_power_of_two();
+const MOST_DRAWN: usize = CHOICES + 1;
 
-/// What the candidates have to show.
-struct Looks {
-    /// Calls in flight, for its weight.
-    busy: Each,
-    /// The latency as it was measured, and how much that is to be doubted.
-    known: Each,
-    doubt: Each,
-    stalled: Each,
-    name: Each,
-    /// Infinite where it is not to be called at all.
-    barred: Each,
-    /// For how long nothing was heard of it, and how long that has to be until it may be tried.
-    silent: Each,
-    rests: Each,
-    forgives: Each,
-}
+/// What a call to an endpoint without any would cost, in microseconds. To be looked at closely, this is below 0:
+///
+/// - from -1, for one that nothing is known of, half as much for each microsecond that is usual now;
+/// - beyond that, for one that has looked bad for so long that it may be tried.
+type Cost = f32;
+/// More than any that is to be called; and what is left of the greatest numbers suffices for calls in flight.
+const BARRED: Cost = 1e28;
+/// A wait that is longer than usual is looked at again when it is longer by this part.
+const GROWS: f32 = 1.0 / 16.0;
 
 impl Policy for Adaptive {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
@@ -170,27 +164,34 @@ impl Pick for Best {
         let drawn = self.draw(rolls);
         let now = Tick::of(call.at());
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
-        let looks = self.look_at(&drawn, now);
-        let busy = looks.busy.iter().sum::<f32>() / drawn.n as f32;
-        let (mut costs, doubtful) = looks.judged(usual, busy);
+        let (mut costs, busy) = self.look_at(&drawn, now, usual);
+        let usually_busy = sum(&busy) * (1.0 / drawn.n as f32);
         if bits & (EARNS - 1) == 0 {
             self.fleet.earns_a_try();
         }
-        if doubtful.iter().fold(false, |any, one| any | one)
-            && let Some(nth) = doubtful.iter().position(|doubtful| *doubtful)
-            && self.fleet.may_try()
-        {
-            return drawn.places[nth];
+        if costs.iter().fold(false, |any, cost| any | (*cost < 0.0)) {
+            let (better, to_try) = look_closely(costs, busy, usual);
+            if let Some(nth) = to_try
+                && self.fleet.may_try()
+            {
+                return drawn.places[nth];
+            }
+            costs = better;
         }
-        costs[drawn.first] *= 1.0 - SAME / (1.0 + TELLING * busy);
+        let preferred = 1.0 - SAME / (1.0 + TELLING * usually_busy);
+        for nth in 0..LANES {
+            let preferred = if nth == drawn.first { preferred } else { 1.0 };
+            costs[nth] *= (busy[nth] + (1.0 + usually_busy)) * preferred;
+        }
         let (least, second) = two_least(&costs);
         if self.board.len() > CHOICES {
             self.runner_up.0.store(drawn.places[second] as u32, Relaxed);
         }
+        let picked = drawn.places[least];
         if bits >> 56 < 256 / TELLS {
-            self.fleet.meets(looks.known[least]);
+            self.fleet.meets(self.board.signs(picked).form().latency());
         }
-        drawn.places[least]
+        picked
     }
 }
 
@@ -199,10 +200,11 @@ impl Best {
     fn draw(&self, rolls: [u64; 4]) -> Drawn {
         let n = self.board.len();
         let mut drawn = Drawn {
-            places: [usize::MAX; LANES],
+            places: [0; LANES],
             n: 0,
             first: 0,
         };
+        let runner_up = self.runner_up.0.load(Relaxed) as usize;
         if let Some(alias) = &self.alias {
             let [a, b, c, d] = rolls;
             let mixed = [a, b, c, d, a.rotate_left(32) ^ b, c.rotate_left(32) ^ d];
@@ -213,126 +215,141 @@ impl Best {
                 .chain(0..start)
                 .for_each(|place| drawn.add(place));
         } else {
-            // Floyd's way to draw some of many, each at most once; in which order says nothing.
             drawn.first = dice::scale(rolls[3] as u32, CHOICES);
-            for nth in 0..CHOICES {
-                let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
-                let last = n - CHOICES + nth;
-                let place = dice::scale(bits, last + 1);
-                drawn.places[nth] = if drawn.has(place) { last } else { place };
-                drawn.n = nth + 1;
-            }
+            drawn.places = some_of(n, rolls);
+            let is_new = is_none_of(&drawn.places[..CHOICES], runner_up) & (runner_up < n);
+            drawn.places[CHOICES] = if is_new { runner_up } else { drawn.places[0] };
+            drawn.n = CHOICES + usize::from(is_new);
+            return drawn;
         }
-        let runner_up = self.runner_up.0.load(Relaxed) as usize;
         if runner_up < n {
             drawn.add(runner_up);
         }
         drawn
     }
 
+    /// What a call to each would cost if it had none, and what its calls in flight come to for its weight.
     #[inline]
-    fn look_at(&self, drawn: &Drawn, now: Tick) -> Looks {
-        let mut looks = Looks::of_nobody();
-        // A word of each before all of any: where memory is far, they are fetched side by side.
-        for (busy, &place) in looks.busy.iter_mut().zip(drawn.places()) {
-            *busy = self.board.signs(place).in_flight() as f32;
+    fn look_at(&self, drawn: &Drawn, now: Tick, usual: f32) -> (Each<Cost>, Each) {
+        let clock = Clock::at(now);
+        let (mut costs, mut in_flight) = ([BARRED; LANES], [0; LANES]);
+        let mut is_over = false;
+        for nth in 0..MOST_DRAWN {
+            let signs = self.board.signs(drawn.places[nth]);
+            let seen = signs.form().verdict().seen();
+            in_flight[nth] = signs.in_flight();
+            costs[nth] = seen.cost();
+            is_over |= seen.is_over(clock);
         }
+        if is_over {
+            costs = self.judge(drawn, now, usual);
+        }
+        let mut busy = in_flight.map(|n| n as i32 as f32);
         if let Some(per_weight) = &self.per_weight {
-            for (busy, &place) in looks.busy.iter_mut().zip(drawn.places()) {
+            for (busy, &place) in busy.iter_mut().zip(&drawn.places) {
                 *busy *= per_weight[place];
             }
         }
-        for (nth, &place) in drawn.places().iter().enumerate() {
-            looks.see(nth, self.board.signs(place), now);
+        for nth in 0..LANES {
+            let is_any = nth >= drawn.n;
+            costs[nth] = if is_any { BARRED } else { costs[nth] };
+            busy[nth] = if is_any { 0.0 } else { busy[nth] };
         }
-        looks
+        (costs, busy)
     }
+
+    /// The costs of all, where some have to be judged anew.
+    #[inline(never)]
+    fn judge(&self, drawn: &Drawn, now: Tick, usual: f32) -> Each<Cost> {
+        let clock = Clock::at(now);
+        drawn.places.map(|place| {
+            let signs = self.board.signs(place);
+            let seen = signs.form().verdict().seen();
+            if !seen.is_over(clock) {
+                return seen.cost();
+            }
+            let (cost, lasts) = judged(signs, now, usual);
+            signs.form().verdict().holds(seen, cost, clock, lasts);
+            cost
+        })
+    }
+}
+
+/// Some of so many, each at most once: Floyd's way. In which order says nothing.
+#[inline]
+fn some_of(n: usize, rolls: [u64; 4]) -> Each<usize> {
+    let mut places = [0; LANES];
+    for nth in 0..CHOICES {
+        let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
+        let last = n - CHOICES + nth;
+        let place = dice::scale(bits, last + 1);
+        let is_new = is_none_of(&places[..nth], place);
+        places[nth] = if is_new { place } else { last };
+    }
+    places
+}
+
+/// Looks at all of them: nobody can foretell at which to stop.
+#[inline]
+fn is_none_of(places: &[usize], place: usize) -> bool {
+    places
+        .iter()
+        .fold(true, |none, other| none & (*other != place))
+}
+
+/// What a call to it would cost if it had none, where so much latency is usual; and for how many microseconds that
+/// does not change, if nothing is learnt meanwhile.
+fn judged(signs: &Signs, now: Tick, usual: f32) -> (Cost, f32) {
+    let (form, conduct) = (signs.form(), signs.conduct());
+    if !conduct.is_open() {
+        return (BARRED, f32::INFINITY);
+    }
+    let (known, silent, rest) = (form.latency(), form.silent(now), form.rest().max(TRY_AFTER));
+    let name = conduct.name() as f32 / 256.0;
+    let usual = if usual > 0.0 { usual } else { known };
+    let slow = if rest > TRY_AFTER { FELL } else { SLOW };
+    let looks_bad = known > slow * usual || name < 1.0 - BLAMED;
+    // None of this makes a difference to one that is as good as hoped.
+    let latency = if known > 0.0 { known } else { usual };
+    let hoped = latency.min(usual * HOPE);
+    let sure = 1.0 / (1.0 + DOUBTS * form.doubt());
+    let latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
+    let stalled = form.stalled(now);
+    let lasts = match latency - stalled {
+        left if left > 0.0 && form.waits() => left,
+        left if left > 0.0 => f32::INFINITY,
+        _ => stalled * GROWS,
+    };
+    if known == 0.0 && usual > 0.0 && name == 1.0 && stalled < latency {
+        return (-0.5 * latency / usual, lasts);
+    }
+    let name = 1.0 - (1.0 - name) * fade(silent / form.forgives());
+    let blame = 1.0 / (name * name).powi(2);
+    // At least a microsecond: where nothing is known of anybody, calls in flight decide.
+    let cost = latency.max(stalled).max(1.0) * blame;
+    let may_be_tried = looks_bad && silent > rest;
+    (if may_be_tried { -cost } else { cost }, lasts)
+}
+
+/// What those cost that are to be looked at closely, and one that may be tried.
+#[inline(never)]
+fn look_closely(costs: Each<Cost>, busy: Each, usual: f32) -> (Each<Cost>, Option<usize>) {
+    let may_be_tried = |nth: &usize| costs[*nth] <= -1.0 && busy[*nth] == 0.0;
+    let to_try = (0..LANES).find(may_be_tried);
+    let closely = |cost: Cost| match cost {
+        0.0.. => cost,
+        -1.0..0.0 => (-2.0 * cost * usual).max(1.0),
+        _ => -cost,
+    };
+    (costs.map(closely), to_try)
 }
 
 impl Drawn {
-    fn places(&self) -> &[usize] {
-        &self.places[..self.n]
-    }
-
-    /// Whether it is among them. Looks at all there can be: nobody can foretell at which to stop. Beyond them there
-    /// is nothing, or one of them again.
-    #[inline]
-    fn has(&self, place: usize) -> bool {
-        let is_it = |found, &other| found | (other == place);
-        self.places.iter().fold(false, is_it)
-    }
-
     #[inline]
     fn add(&mut self, place: usize) {
-        let new = !self.has(place);
+        let is_new = !self.places[..self.n].contains(&place);
         self.places[self.n] = place;
-        self.n += usize::from(new);
-    }
-}
-
-impl Looks {
-    fn of_nobody() -> Self {
-        let none = [0.0; LANES];
-        Self {
-            busy: none,
-            known: none,
-            doubt: none,
-            stalled: none,
-            name: [1.0; LANES],
-            barred: [f32::INFINITY; LANES],
-            silent: none,
-            rests: none,
-            forgives: [1.0; LANES],
-        }
-    }
-
-    #[inline]
-    fn see(&mut self, nth: usize, signs: &Signs, now: Tick) {
-        let (form, conduct) = (signs.form(), signs.conduct());
-        self.known[nth] = form.latency();
-        self.doubt[nth] = form.doubt();
-        self.stalled[nth] = form.stalled(now);
-        self.name[nth] = conduct.name() as f32 / 256.0;
-        self.barred[nth] = if conduct.is_open() {
-            0.0
-        } else {
-            f32::INFINITY
-        };
-        self.silent[nth] = form.silent(now);
-        self.rests[nth] = form.rest().max(TRY_AFTER);
-        self.forgives[nth] = form.forgives();
-    }
-
-    /// What a call to each would cost, where so much latency and so many calls in flight are usual; and whether it
-    /// has looked bad for so long that it may be tried.
-    ///
-    /// Without a branch, which no processor could foretell.
-    #[inline]
-    fn judged(&self, usual: f32, busy: f32) -> (Each, Each<bool>) {
-        let mut costs = [f32::INFINITY; LANES];
-        let mut doubtful = [false; LANES];
-        for nth in 0..LANES {
-            let (known, silent) = (self.known[nth], self.silent[nth]);
-            let usual = if usual > 0.0 { usual } else { known };
-            let latency = if known > 0.0 { known } else { usual };
-            let name = self.name[nth];
-            let fell = self.rests[nth] > TRY_AFTER;
-            let slow = if fell { FELL } else { SLOW };
-            let looks_bad = (known > slow * usual) | (name < 1.0 - BLAMED);
-            let is_idle = self.busy[nth] == 0.0;
-            let is_open = self.barred[nth] == 0.0;
-            doubtful[nth] = looks_bad & (silent > self.rests[nth]) & is_open & is_idle;
-            // None of this makes a difference to one that is as good as hoped.
-            let hoped = latency.min(usual * HOPE);
-            let sure = 1.0 / (1.0 + DOUBTS * self.doubt[nth]);
-            let latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
-            let name = 1.0 - (1.0 - name) * fade(silent / self.forgives[nth]);
-            // At least a microsecond: where nothing is known of anybody, calls in flight decide.
-            let latency = latency.max(self.stalled[nth]).max(1.0);
-            let blame = 1.0 / (name * name).powi(2);
-            costs[nth] = latency * (self.busy[nth] + 1.0 + busy) * blame + self.barred[nth];
-        }
-        (costs, doubtful)
+        self.n += usize::from(is_new);
     }
 }
 
@@ -371,17 +388,26 @@ impl Fleet {
     }
 }
 
-/// Where the one is that costs least, and the next.
+/// The sum, added up in pairs: processors need not wait for one addition to begin the next.
 #[inline]
-fn two_least(costs: &Each) -> (usize, usize) {
-    let (mut least, mut second) = (u64::MAX, u64::MAX);
-    for (nth, cost) in costs.iter().enumerate() {
-        // Costs are never below 0, and those are in the order of their bits.
-        let this = u64::from(cost.to_bits()) << 32 | nth as u64;
-        second = second.min(least.max(this));
-        least = least.min(this);
-    }
-    (least as u32 as usize, second as u32 as usize)
+fn sum(each: &Each) -> f32 {
+    let [a, b, c, d, e, f, g, h] = *each;
+    ((a + e) + (b + f)) + ((c + g) + (d + h))
+}
+
+/// Where the one is that costs least, and the next: in pairs, and pairs of pairs, without a branch.
+#[inline]
+fn two_least(costs: &Each<Cost>) -> (usize, usize) {
+    // Costs are never below 0, and those are in the order of their bits; the lowest make no difference.
+    let named = |nth: usize| costs[nth].to_bits() & !(LANES as u32 - 1) | nth as u32;
+    let two = |nth: usize| {
+        let (one, other) = (named(nth), named(nth + LANES / 2));
+        (one.min(other), one.max(other))
+    };
+    let of_both = |(a, b): (u32, u32), (c, d): (u32, u32)| (a.min(c), a.max(c).min(b.min(d)));
+    let (least, second) = of_both(of_both(two(0), two(2)), of_both(two(1), two(3)));
+    let place = |named: u32| named as usize % LANES;
+    (place(least), place(second))
 }
 
 #[cfg(test)]

@@ -17,16 +17,23 @@ pub fn seed(seed: u64) {
 }
 
 /// 64 random bits.
+#[inline]
 pub(super) fn roll() -> u64 {
     DICE.with_borrow_mut(SmallRng::next_u64)
 }
 
 /// So many times 64 random bits.
+#[inline]
 pub(super) fn rolls<const N: usize>() -> [u64; N] {
-    DICE.with_borrow_mut(|dice| [(); N].map(|()| dice.next_u64()))
+    DICE.with_borrow_mut(|dice| {
+        let mut rolls = [0; N];
+        rolls.iter_mut().for_each(|roll| *roll = dice.next_u64());
+        rolls
+    })
 }
 
 /// A random number below `n`, which is not 0, from 32 of the bits.
+#[inline]
 pub(super) fn scale(bits: u32, n: usize) -> usize {
     ((u64::from(bits) * n as u64) >> 32) as usize
 }

@@ -7,6 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::Verdict;
 use crate::moment::Moment;
 
 /// What a policy weighs an endpoint by, in a few words side by side.
@@ -27,6 +28,8 @@ pub(crate) struct Form {
     doubt: AtomicU32,
     /// For how long it had better be left alone: see [`Rests`].
     rests: AtomicU32,
+    /// What a policy makes of all this, and of its calls' ends.
+    verdict: Verdict,
 }
 
 /// For how many seconds an endpoint had better be left alone.
@@ -81,6 +84,10 @@ impl Tick {
         Self(moment.nanos())
     }
 
+    pub(super) fn nanos(self) -> u64 {
+        self.0
+    }
+
     /// From then to now in units of 65,536 nanoseconds, of which a word holds three days: differences come out
     /// right when it wraps.
     pub(super) fn word_since(self, then: Self) -> u32 {
@@ -101,6 +108,7 @@ impl Form {
         let now = Tick::of(now);
         if self.waiting.fetch_add(1, Relaxed) == 0 {
             self.moved.store(now.0, Relaxed);
+            self.verdict.is_over();
         }
         self.silent(now)
     }
@@ -111,11 +119,13 @@ impl Form {
         self.moved.store(now, Relaxed);
         self.heard.store(now, Relaxed);
         self.waiting.fetch_sub(1, Relaxed);
+        self.verdict.is_over();
     }
 
     /// A call is over of which nothing was heard.
     pub(super) fn is_left(&self) {
         self.waiting.fetch_sub(1, Relaxed);
+        self.verdict.is_over();
     }
 
     /// A call to it failed.
@@ -130,6 +140,7 @@ impl Form {
         };
         self.rests.store(Rests { failing, ..rests }.pack(), Relaxed);
         self.heard.store(now.0, Relaxed);
+        self.verdict.is_over();
     }
 
     /// A call to it went well.
@@ -172,6 +183,7 @@ impl Form {
             self.rests.store(rests.is_well().pack(), Relaxed);
             self.doubt.store(doubt.to_bits(), Relaxed);
             self.latency.store((took * part).to_bits(), Relaxed);
+            self.verdict.is_over();
             return;
         }
         let turns_slow = took > SPELL * known && doubt < SURE;
@@ -188,6 +200,7 @@ impl Form {
         let doubt = kept * kept * doubt + part * part;
         self.doubt.store(doubt.to_bits(), Relaxed);
         self.latency.store(average.to_bits(), Relaxed);
+        self.verdict.is_over();
     }
 
     /// Somebody waited for so long in vain.
@@ -195,6 +208,7 @@ impl Form {
         let waited = micros(time);
         if waited > self.latency() {
             self.latency.store(waited.to_bits(), Relaxed);
+            self.verdict.is_over();
         }
     }
 
@@ -204,6 +218,7 @@ impl Form {
         self.heard.store(Tick::of(now).0, Relaxed);
         self.waiting.store(0, Relaxed);
         self.moved.store(0, Relaxed);
+        self.verdict.begin_anew();
     }
 
     /// What it did before does not count from now on.
@@ -211,6 +226,19 @@ impl Form {
         self.latency.store(0, Relaxed);
         self.doubt.store(0, Relaxed);
         self.rests.store(0, Relaxed);
+        self.verdict.is_over();
+    }
+
+    /// What a policy makes of it; see [`Verdict`].
+    #[inline]
+    pub(crate) fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// Its calls' ends are to be seen in another light.
+    #[inline]
+    pub(super) fn is_to_be_judged_anew(&self) {
+        self.verdict.is_over();
     }
 
     /// Microseconds to the head of a response; 0 while nothing is known.
@@ -240,12 +268,17 @@ impl Form {
         }
     }
 
+    /// Whether there is a call of which nothing has been heard.
+    #[inline]
+    pub(crate) fn waits(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
     /// For how many microseconds all calls that wait have waited in vain, if any do.
     #[inline]
     pub(crate) fn stalled(&self, now: Tick) -> f32 {
-        let waits = self.waiting.load(Relaxed) > 0;
         let unmoved = now.since(Tick(self.moved.load(Relaxed))) * 1e6;
-        if waits { unmoved } else { 0.0 }
+        if self.waits() { unmoved } else { 0.0 }
     }
 }
 

@@ -13,6 +13,7 @@ mod senses;
 mod set;
 mod signs;
 mod tiers;
+mod verdict;
 mod vitals;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -31,6 +32,7 @@ pub(crate) use senses::Senses;
 pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
 use signs::Spot;
 pub(crate) use signs::{Board, Signs};
+pub(crate) use verdict::{Clock, Verdict};
 pub use vitals::State;
 pub(crate) use vitals::{Owner, Told, Vitals};
 

@@ -188,6 +188,7 @@ impl Vitals {
             self.form().forget();
         }
         self.conduct().treat(mode, limit);
+        self.form().is_to_be_judged_anew();
     }
 
     /// Counts a call that begins now, unless there are so many in flight already.
@@ -236,6 +237,7 @@ impl Vitals {
 
     /// A call succeeded before which nothing was heard for so many seconds: what came before is so old.
     pub(super) fn succeeded(&self, on_trial: bool, silent: f32) {
+        let is_spotless = self.conduct().is_spotless();
         self.conduct().fades(|| {
             fade(silent / self.form().forgives()) * if silent > OTHER { 0.1 } else { 1.0 }
         });
@@ -243,11 +245,16 @@ impl Vitals {
         if self.conduct().succeeded(on_trial) == Turn::Proved {
             self.raise(Notice::Proved);
         }
+        if !is_spotless {
+            self.form().is_to_be_judged_anew();
+        }
     }
 
     pub(super) fn failed_like(&self, ended: &Ended<'_>, on_trial: bool) {
         self.attempts().failed();
-        if self.conduct().failed(on_trial) == Turn::Tripped {
+        let turn = self.conduct().failed(on_trial);
+        self.form().is_to_be_judged_anew();
+        if turn == Turn::Tripped {
             let n = self.conduct().failed_in_a_row();
             let what = match on_trial {
                 true => String::from("the call that tried it failed"),

@@ -91,6 +91,12 @@ impl Conduct {
         matches!(self.mode(), Mode::Free | Mode::Spared)
     }
 
+    /// Whether nothing is held against it.
+    #[inline]
+    pub(crate) fn is_spotless(&self) -> bool {
+        self.0.load(Relaxed) & !LIMIT == 0
+    }
+
     /// Begins a call on trial, if one is wanted now.
     pub(crate) fn try_one(&self) -> bool {
         let mut begun = false;
@@ -150,7 +156,7 @@ impl Conduct {
 
     pub(crate) fn succeeded(&self, on_trial: bool) -> Turn {
         // Nearly every call ends here.
-        if self.0.load(Relaxed) & !LIMIT == 0 {
+        if self.is_spotless() {
             return Turn::None;
         }
         let mut turn = Turn::None;
