@@ -11,7 +11,7 @@ use crate::{
     endpoint::{Board, Clock, Signs, Tick, fade},
 };
 
-/// The best of six drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
+/// The best of seven drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
 ///
 /// What counts is how soon an endpoint answers, times its calls in flight, over the fourth power of its good name:
 ///
@@ -21,7 +21,7 @@ use crate::{
 ///   that has begun to answer does not wait.
 /// - **Failures** cost four times as much after one, and seventy times after three in a row. They count at the end
 ///   of a stream, with its trailers, by the [one judgement](crate::health::Outcome) of all.
-/// - **Calls in flight** count against what is usual among the six: where there are many, one more weighs little.
+/// - **Calls in flight** count against what is usual among the seven: where there are many, one more weighs little.
 /// - **Old news fades**: without news, two thirds of what made an endpoint look slow are forgotten in forty
 ///   seconds.
 /// - **Tries** find out who is well again: one call goes to an endpoint that has looked bad for five seconds, or for
@@ -32,11 +32,12 @@ use crate::{
 /// - **Weights**, and the [share](Endpoint::share) of one that is new, say how often it is drawn first, and how many
 ///   calls in flight are usual for it.
 ///
-/// The first that is drawn is taken unless another costs a quarter less, or less than that where many calls are in
-/// flight; and the fewer answers a latency is known by, the less it counts against an endpoint: to follow every
-/// difference would leave some of a fleet's equals idle. All that is known of an endpoint outlives changes of the set.
+/// The first that is drawn is taken unless another costs two fifths less, or much less than that where calls are
+/// usually in flight; and the fewer answers a latency is known by, the less it counts against an endpoint: to follow
+/// every difference would leave some of a fleet's equals idle. All that is known of an endpoint outlives changes of
+/// the set.
 ///
-/// A pick takes no lock, allocates nothing and looks at seven endpoints, however many there are.
+/// A pick takes no lock, allocates nothing and looks at eight endpoints, however many there are.
 ///
 /// # Limits
 ///
@@ -65,6 +66,8 @@ pub struct Adaptive {
 struct Fleet {
     /// The latency that calls meet, in microseconds as a float; 0 while nothing is known.
     usual: AtomicU32,
+    /// The calls in flight that they find at an endpoint, for its weight: as a float.
+    busy: AtomicU32,
     /// So many calls may be spent on trying those that look bad.
     tries: AtomicU32,
 }
@@ -86,18 +89,19 @@ struct Best {
 struct RunnerUp(AtomicU32);
 
 /// So many are drawn.
-const CHOICES: usize = 6;
+const CHOICES: usize = 7;
 /// What made an endpoint look slow fades in so many seconds; its failures do in fewer.
 const OLD_NEWS: f32 = 40.0;
 /// Where nothing is heard for long, so much of what is usual is hoped for: a little less, or an equal that was
 /// unlucky once might never be tried again.
 const HOPE: f32 = 0.85;
 /// A latency that looks bad, and is known by fewer answers than this, counts for less than half.
-const DOUBTS: f32 = 2.0;
+const DOUBTS: f32 = 3.0;
 /// The first that is drawn is taken, unless another costs less by this part of it: by so much do equals seem to
-/// differ. Where calls are in flight they tell equals apart, and it is so many times less for each that is usual.
-const SAME: f32 = 0.25;
-const TELLING: f32 = 60.0;
+/// differ to one who calls them one by one. Calls in flight tell equals apart: where every fourth usually has one, a
+/// fortieth is enough.
+const SAME: f32 = 0.4;
+const TELLING: f32 = 16.0;
 /// One pick in so many tells what is usual, and counts for so much of it.
 const TELLS: u64 = 4;
 const COUNTS: f32 = 1.0 / 16.0;
@@ -161,11 +165,11 @@ impl Pick for Best {
             return 0;
         }
         let [bits, rolls @ ..]: [u64; 5] = dice::rolls();
-        let drawn = self.draw(rolls);
+        let drawn = self.draw(rolls, (bits >> 16) as u32);
         let now = Tick::of(call.at());
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
         let (mut costs, busy) = self.look_at(&drawn, now, usual);
-        let usually_busy = sum(&busy) * (1.0 / drawn.n as f32);
+        let found_busy = sum(&busy) * (1.0 / drawn.n as f32);
         if bits & (EARNS - 1) == 0 {
             self.fleet.earns_a_try();
         }
@@ -178,10 +182,10 @@ impl Pick for Best {
             }
             costs = better;
         }
-        let preferred = 1.0 - SAME / (1.0 + TELLING * usually_busy);
+        let preferred = 1.0 - self.fleet.same();
         for nth in 0..LANES {
             let preferred = if nth == drawn.first { preferred } else { 1.0 };
-            costs[nth] *= (busy[nth] + (1.0 + usually_busy)) * preferred;
+            costs[nth] *= (busy[nth] + (1.0 + found_busy)) * preferred;
         }
         let (least, second) = two_least(&costs);
         if self.board.len() > CHOICES {
@@ -189,7 +193,8 @@ impl Pick for Best {
         }
         let picked = drawn.places[least];
         if bits >> 56 < 256 / TELLS {
-            self.fleet.meets(self.board.signs(picked).form().latency());
+            let latency = self.board.signs(picked).form().latency();
+            self.fleet.meets(latency, found_busy);
         }
         picked
     }
@@ -197,7 +202,7 @@ impl Pick for Best {
 
 impl Best {
     #[inline]
-    fn draw(&self, rolls: [u64; 4]) -> Drawn {
+    fn draw(&self, rolls: [u64; 4], first: u32) -> Drawn {
         let n = self.board.len();
         let mut drawn = Drawn {
             places: [0; LANES],
@@ -207,7 +212,8 @@ impl Best {
         let runner_up = self.runner_up.0.load(Relaxed) as usize;
         if let Some(alias) = &self.alias {
             let [a, b, c, d] = rolls;
-            let mixed = [a, b, c, d, a.rotate_left(32) ^ b, c.rotate_left(32) ^ d];
+            let mix = |roll: u64, other: u64| roll.rotate_left(32) ^ other;
+            let mixed = [a, b, c, d, mix(a, b), mix(c, d), mix(a, d)];
             mixed.into_iter().for_each(|roll| drawn.add(alias.at(roll)));
         } else if n <= CHOICES {
             let start = dice::scale(rolls[0] as u32, n);
@@ -215,7 +221,7 @@ impl Best {
                 .chain(0..start)
                 .for_each(|place| drawn.add(place));
         } else {
-            drawn.first = dice::scale(rolls[3] as u32, CHOICES);
+            drawn.first = dice::scale(first, CHOICES);
             drawn.places = some_of(n, rolls);
             let is_new = is_none_of(&drawn.places[..CHOICES], runner_up) & (runner_up < n);
             drawn.places[CHOICES] = if is_new { runner_up } else { drawn.places[0] };
@@ -357,6 +363,7 @@ impl Default for Fleet {
     fn default() -> Self {
         Self {
             usual: AtomicU32::new(0),
+            busy: AtomicU32::new(0),
             tries: AtomicU32::new(MOST),
         }
     }
@@ -374,7 +381,18 @@ impl Fleet {
         let _ = self.tries.fetch_update(Relaxed, Relaxed, one_more);
     }
 
-    fn meets(&self, latency: f32) {
+    /// How much less than the first another has to cost.
+    #[inline]
+    fn same(&self) -> f32 {
+        let told = TELLING * f32::from_bits(self.busy.load(Relaxed));
+        SAME / (1.0 + told * told)
+    }
+
+    /// A pick found so many calls in flight on average, and chose one that takes so long.
+    fn meets(&self, latency: f32, busy: f32) {
+        let usually = f32::from_bits(self.busy.load(Relaxed));
+        let busy = usually + COUNTS * (busy - usually);
+        self.busy.store(busy.to_bits(), Relaxed);
         if latency == 0.0 {
             return;
         }
