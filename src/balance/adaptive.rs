@@ -142,12 +142,9 @@ const GROWS: f32 = 1.0 / 16.0;
 
 impl Policy for Adaptive {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        let first = ready.iter().next().map(Endpoint::weight);
-        let equal = ready
-            .iter()
-            .all(|endpoint| Some(endpoint.weight()) == first);
-        let sum: u64 = ready.iter().map(Endpoint::weight).sum();
-        let mean = sum as f32 / ready.len() as f32;
+        let weights = ready.weights();
+        let equal = weights.are_equal();
+        let mean = weights.sum as f32 / ready.len() as f32;
         let per_weight = |endpoint: &Endpoint| mean / endpoint.weight().max(1) as f32;
         Box::new(Best {
             board: Board::of(ready),

@@ -1,4 +1,4 @@
-//! Drawing by weight in two steps, whatever the number of endpoints (Walker's alias method, by Vose).
+//! Drawing by weight in two steps, whatever the number of endpoints (Walker's alias method, by a sweep).
 
 use super::dice::scale;
 use crate::{Endpoint, Endpoints};
@@ -20,40 +20,54 @@ struct Column {
 impl Alias {
     /// Endpoints by their weights. Where all weights are 0, they count as equal.
     pub(super) fn of(ready: &Endpoints) -> Self {
-        Self::new(&ready.iter().map(Endpoint::weight).collect::<Vec<_>>())
+        Self::by(
+            ready.weights().sum,
+            ready.len(),
+            ready.iter().map(Endpoint::weight),
+        )
     }
 
     pub(super) fn new(weights: &[u64]) -> Self {
-        let n = weights.len() as u64;
-        let sum: u64 = weights.iter().sum();
-        let equal = sum == 0;
-        let (level, times) = if equal { (1, 0) } else { (sum, n) };
-        let mut heights: Vec<u64> = weights
-            .iter()
-            .map(|weight| weight * times + u64::from(equal))
-            .collect();
-        let (mut short, mut tall): (Vec<usize>, Vec<usize>) =
-            (0..heights.len()).partition(|&place| heights[place] < level);
-        let mut columns: Vec<Column> = (0..heights.len())
-            .map(|place| Column {
-                own: u32::MAX,
-                other: place as u32,
-            })
-            .collect();
-        while let (Some(low), Some(&high)) = (short.pop(), tall.last()) {
-            columns[low] = Column {
-                own: (heights[low] as f64 / level as f64 * OF) as u32,
-                other: high as u32,
+        Self::by(weights.iter().sum(), weights.len(), weights.iter().copied())
+    }
+
+    /// So many with these weights, which come to this sum.
+    ///
+    /// Goes through the light and through the heavy once, side by side: what a heavy one has above its own column
+    /// fills those of light ones; and when that leaves it too little, the next heavy one fills its own.
+    fn by(sum: u64, n: usize, weights: impl Iterator<Item = u64> + Clone) -> Self {
+        let whole = |place| Column {
+            own: u32::MAX,
+            other: place,
+        };
+        let mut columns: Box<[Column]> = (0..n as u32).map(whole).collect();
+        let heights = weights.map(|weight| weight * n as u64).enumerate();
+        let mut light = heights.clone().filter(|(_, height)| *height < sum);
+        let mut heavy = heights.filter(|(_, height)| *height >= sum);
+        let Some((mut giver, mut has)) = heavy.next() else {
+            return Self { columns };
+        };
+        let part = OF / sum as f64;
+        let own = |height: u64| (height as f64 * part) as u32;
+        loop {
+            let (place, height) = if has < sum {
+                (giver, has)
+            } else if let Some(light) = light.next() {
+                light
+            } else {
+                break;
             };
-            heights[high] -= level - heights[low];
-            if heights[high] < level {
-                tall.pop();
-                short.push(high);
+            if place == giver {
+                let Some(next) = heavy.next() else { break };
+                (giver, has) = next;
             }
+            has -= sum - height;
+            columns[place] = Column {
+                own: own(height),
+                other: giver as u32,
+            };
         }
-        Self {
-            columns: columns.into(),
-        }
+        Self { columns }
     }
 
     /// The place that these bits stand for.

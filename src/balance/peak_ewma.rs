@@ -88,8 +88,7 @@ impl PeakEwma {
 impl Policy for PeakEwma {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         let now = Moment::now();
-        let sum: u64 = ready.iter().map(Endpoint::weight).sum();
-        let mean = sum as f32 / ready.len() as f32;
+        let mean = ready.weights().sum as f32 / ready.len() as f32;
         let candidate = |endpoint: &Endpoint| {
             let vitals = Arc::clone(endpoint.vitals());
             let peak = vitals.sense().peak(self.default_rtt, now);

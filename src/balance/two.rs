@@ -1,7 +1,7 @@
 //! Two endpoints by chance.
 
 use super::{alias::Alias, dice};
-use crate::{Endpoint, Endpoints};
+use crate::Endpoints;
 
 /// How to draw two of so many, by their weights.
 #[derive(Debug)]
@@ -16,9 +16,7 @@ const TRIES: usize = 4;
 
 impl Two {
     pub(super) fn of(ready: &Endpoints) -> Self {
-        let mut weights = ready.iter().map(Endpoint::weight);
-        let first = weights.next();
-        let equal = weights.all(|weight| Some(weight) == first);
+        let equal = ready.weights().are_equal();
         Self {
             among: ready.len(),
             alias: (!equal).then(|| Alias::of(ready)),

@@ -1,6 +1,10 @@
 //! Many endpoints in order: cheap to copy, cheap to change, and quick to look one up by its place.
 
-use std::{fmt, ops::Index, sync::Arc};
+use std::{
+    fmt,
+    ops::Index,
+    sync::{Arc, OnceLock},
+};
 
 use super::Endpoint;
 use crate::InstanceId;
@@ -35,7 +39,22 @@ struct Spine {
 struct Chunk {
     /// The place of its first.
     start: usize,
-    members: Arc<Vec<Endpoint>>,
+    members: Arc<Members>,
+}
+
+#[derive(Clone, Default)]
+struct Members {
+    all: Vec<Endpoint>,
+    /// Of all, once somebody has asked: most changes of many are over before that.
+    weights: OnceLock<Weights>,
+}
+
+/// What the [weights](Endpoint::weight) of many come to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Weights {
+    pub(crate) sum: u64,
+    /// What each weighs, if that is the same; of none it is.
+    pub(crate) each: Option<u64>,
 }
 
 /// More make a change dearer, fewer a copy of the spine.
@@ -55,7 +74,7 @@ impl Endpoints {
     /// The one at this place.
     pub fn get(&self, place: usize) -> Option<&Endpoint> {
         let chunk = self.spine.chunks.get(self.spine.chunk_of(place))?;
-        chunk.members.get(place - chunk.start)
+        chunk.members.all.get(place - chunk.start)
     }
 
     /// The one of this id.
@@ -63,7 +82,7 @@ impl Endpoints {
         let (at, found) = self.spine.seek(id);
         // Looked at first: where there is none, there is no chunk either.
         let place = found.ok()?;
-        Some(&self.spine.chunks[at].members[place])
+        Some(&self.spine.chunks[at].members.all[place])
     }
 
     /// All, in order.
@@ -71,12 +90,23 @@ impl Endpoints {
         self.spine
             .chunks
             .iter()
-            .flat_map(|chunk| chunk.members.iter())
+            .flat_map(|chunk| chunk.members.all.iter())
     }
 
     /// All, beginning at this place and ending before it.
     pub(crate) fn iter_from(&self, place: usize) -> impl Iterator<Item = &Endpoint> {
         self.iter().skip(place).chain(self.iter().take(place))
+    }
+
+    /// What their weights come to: cheap where little has changed since it was last asked.
+    pub(crate) fn weights(&self) -> Weights {
+        let mut chunks = self
+            .spine
+            .chunks
+            .iter()
+            .map(|chunk| chunk.members.weights());
+        let first = chunks.next().unwrap_or_default();
+        chunks.fold(first, Weights::and)
     }
 
     /// Whether nothing was changed between the two, told at a glance: clones are, equals need not be.
@@ -87,7 +117,8 @@ impl Endpoints {
     /// Adds an endpoint, or takes it in place of the one that has its id, unless that is the same.
     pub(crate) fn put(&mut self, endpoint: Endpoint) {
         let (at, found) = self.spine.seek(endpoint.id());
-        if found.is_ok_and(|place| self.spine.chunks[at].members[place].is_clone_of(&endpoint)) {
+        if found.is_ok_and(|place| self.spine.chunks[at].members.all[place].is_clone_of(&endpoint))
+        {
             return;
         }
         let spine = Arc::make_mut(&mut self.spine);
@@ -97,7 +128,7 @@ impl Endpoints {
                 members: Arc::default(),
             });
         }
-        let members = Arc::make_mut(&mut spine.chunks[at].members);
+        let members = spine.chunks[at].change();
         match found {
             Ok(place) => members[place] = endpoint,
             Err(place) => {
@@ -116,7 +147,7 @@ impl Endpoints {
             return;
         };
         let spine = Arc::make_mut(&mut self.spine);
-        let members = Arc::make_mut(&mut spine.chunks[at].members);
+        let members = spine.chunks[at].change();
         members.remove(place);
         if members.is_empty() {
             spine.chunks.remove(at);
@@ -138,10 +169,10 @@ impl Spine {
     fn seek(&self, id: &InstanceId) -> (usize, Result<usize, usize>) {
         let after = self
             .chunks
-            .partition_point(|chunk| chunk.members[0].id() <= id);
+            .partition_point(|chunk| chunk.members.all[0].id() <= id);
         let at = after.saturating_sub(1);
         let found = self.chunks.get(at).map_or(Err(0), |chunk| {
-            chunk.members.binary_search_by(|e| e.id().cmp(id))
+            chunk.members.all.binary_search_by(|e| e.id().cmp(id))
         });
         (at, found)
     }
@@ -149,12 +180,15 @@ impl Spine {
     /// Makes two of a full chunk; of the last one only the newcomer is taken off, for many arrive in order.
     fn split(&mut self, at: usize) {
         let is_last = at + 1 == self.chunks.len();
-        let members = Arc::make_mut(&mut self.chunks[at].members);
+        let members = self.chunks[at].change();
         let right = members.split_off(if is_last { MOST } else { MOST / 2 });
         members.shrink_to_fit();
         let right = Chunk {
             start: 0,
-            members: Arc::new(right),
+            members: Arc::new(Members {
+                all: right,
+                ..Members::default()
+            }),
         };
         self.chunks.insert(at + 1, right);
     }
@@ -165,9 +199,9 @@ impl Spine {
             .chunks
             .get(at + 1)
             .map(|next| Arc::clone(&next.members));
-        let members = &mut self.chunks[at].members;
-        if let Some(next) = next.filter(|next| members.len() + next.len() <= MOST / 2) {
-            Arc::make_mut(members).extend_from_slice(&next);
+        let here = self.chunks[at].members.all.len();
+        if let Some(next) = next.filter(|next| here + next.all.len() <= MOST / 2) {
+            self.chunks[at].change().extend_from_slice(&next.all);
             self.chunks.remove(at + 1);
         }
     }
@@ -175,12 +209,65 @@ impl Spine {
     /// Tells the chunks from this one on where they start.
     fn renumber(&mut self, from: usize) {
         let before = from.checked_sub(1).map(|before| &self.chunks[before]);
-        let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.len());
+        let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.all.len());
         for chunk in &mut self.chunks[from..] {
             chunk.start = start;
-            start += chunk.members.len();
+            start += chunk.members.all.len();
         }
         self.len = start;
+    }
+}
+
+impl Chunk {
+    /// Its endpoints, to be changed: those of clones stay as they are.
+    fn change(&mut self) -> &mut Vec<Endpoint> {
+        let members = Arc::make_mut(&mut self.members);
+        members.weights = OnceLock::new();
+        &mut members.all
+    }
+}
+
+impl Members {
+    fn weights(&self) -> Weights {
+        *self.weights.get_or_init(|| {
+            let mut all = self
+                .all
+                .iter()
+                .map(|endpoint| Weights::of(endpoint.weight()));
+            let first = all.next().unwrap_or_default();
+            all.fold(first, Weights::and)
+        })
+    }
+}
+
+impl Weights {
+    fn of(one: u64) -> Self {
+        Self {
+            sum: one,
+            each: Some(one),
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            sum: self.sum + other.sum,
+            each: self.each.filter(|_| self.each == other.each),
+        }
+    }
+
+    /// Whether nobody weighs more than another.
+    pub(crate) fn are_equal(&self) -> bool {
+        self.each.is_some()
+    }
+}
+
+impl Default for Weights {
+    /// Of none.
+    fn default() -> Self {
+        Self {
+            sum: 0,
+            each: Some(0),
+        }
     }
 }
 
@@ -191,7 +278,7 @@ impl Index<usize> for Endpoints {
     /// If there are not so many.
     fn index(&self, place: usize) -> &Endpoint {
         let chunk = &self.spine.chunks[self.spine.chunk_of(place)];
-        &chunk.members[place - chunk.start]
+        &chunk.members.all[place - chunk.start]
     }
 }
 
@@ -241,6 +328,9 @@ mod tests {
             let before = (endpoints.clone(), told(endpoints.iter()));
 
             for (n, weight) in changes {
+                if n % 64 == 0 {
+                    endpoints.weights();
+                }
                 if weight == 0 {
                     endpoints.remove(endpoint(n, 0).id());
                     map.remove(&n);
@@ -256,7 +346,12 @@ mod tests {
             prop_assert!(endpoints.get(endpoints.len()).is_none());
             prop_assert!(endpoints.iter().all(|e| endpoints.find(e.id()).is_some()));
             prop_assert_eq!(told(before.0.iter()), before.1);
-            let sizes: Vec<_> = endpoints.spine.chunks.iter().map(|c| c.members.len()).collect();
+            let weights = || endpoints.iter().map(Endpoint::weight);
+            let told = endpoints.weights();
+            prop_assert_eq!(told.sum, weights().sum::<u64>());
+            prop_assert_eq!(told.are_equal(), weights().all(|w| Some(w) == weights().next()));
+            let sizes = endpoints.spine.chunks.iter().map(|c| c.members.all.len());
+            let sizes: Vec<_> = sizes.collect();
             prop_assert!(sizes.iter().all(|size| (1..=MOST).contains(size)), "{:?}", sizes);
         }
     }

@@ -127,7 +127,7 @@ struct Members {
 
 impl Members {
     fn of(ready: &Endpoints) -> Self {
-        let sum = ready.iter().map(Endpoint::weight).sum();
+        let sum = ready.weights().sum;
         let equal = sum == 0;
         Self {
             ready: ready.clone(),

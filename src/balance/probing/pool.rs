@@ -66,10 +66,8 @@ const TOO_MUCH_BLAME: f32 = 10.0;
 impl Pool {
     pub(super) fn of(ready: &Endpoints, known: &Arc<Known>) -> Self {
         let now = Instant::now();
-        let first = ready.iter().next().map(Endpoint::weight);
-        let equal = ready.iter().all(|e| Some(e.weight()) == first);
-        let sum: u64 = ready.iter().map(Endpoint::weight).sum();
-        let mean = sum as f32 / ready.len() as f32;
+        let weights = ready.weights();
+        let mean = weights.sum as f32 / ready.len() as f32;
         let candidate = |endpoint: &Endpoint| {
             endpoint.vitals().sense().probed(now);
             Candidate {
@@ -79,7 +77,7 @@ impl Pool {
         };
         let pool = Self {
             all: ready.iter().map(candidate).collect(),
-            alias: (!equal).then(|| Alias::of(ready)),
+            alias: (!weights.are_equal()).then(|| Alias::of(ready)),
             known: Arc::clone(known),
             answered: [const { AtomicU32::new(NOBODY) }; ANSWERED],
             next: AtomicUsize::new(0),
