@@ -15,6 +15,7 @@ use tonic::{Code, Status, body::Body};
 
 use again::Among;
 use begun::Begun;
+pub(super) use begun::over_before;
 
 use super::{
     Answer, Calling, Channel, ServedBy, Shared, View,

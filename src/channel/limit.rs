@@ -37,6 +37,11 @@ pub(crate) fn deadline(
             ours
         }
     };
+    if limit.is_zero() {
+        return Err(Status::deadline_exceeded(
+            "the call had no time left when it began",
+        ));
+    }
     // A limit beyond what the clock can count is none.
     Ok(Instant::now().checked_add(limit))
 }
@@ -44,4 +49,26 @@ pub(crate) fn deadline(
 /// The shorter of two limits, of which there may be none.
 pub(super) fn tighter<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     one.into_iter().chain(other).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use tonic::Code;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_time_does_not_begin() {
+        let second = Some(Duration::from_secs(1));
+        let begun = |own: &'static str, ours| {
+            let mut headers = HeaderMap::new();
+            headers.insert(&TIMEOUT, HeaderValue::from_static(own));
+            deadline(ours, &mut headers).map_err(|status| status.code())
+        };
+
+        assert_eq!(begun("0n", second), Err(Code::DeadlineExceeded));
+        assert_eq!(begun("0S", None), Err(Code::DeadlineExceeded));
+        assert_eq!(begun("1n", second).map(|until| until.is_some()), Ok(true));
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     Answer, Channel,
     admitted::Admitted,
     again::{Gates, Paces, Repeated, Spent, Tokens, hedge, retry},
-    call,
+    call::{self, over_before},
     limit::deadline,
     wanted::Wanted,
 };
@@ -87,7 +87,8 @@ pub(super) async fn repeat(
     };
     let let_in = Admitted::to(&shared)
         .and_then(|admitted| Ok((admitted, deadline(time, request.headers_mut())?)));
-    let (admitted, until) = let_in.inspect_err(|status| counted.fails(status.code(), None))?;
+    let (admitted, until) =
+        let_in.inspect_err(|status| counted.fails(status.code(), over_before(status)))?;
     let gates = shared.repeats.gates(&shared.wanted);
     let call = Repeated::new(request, until, per_attempt, shared.repeats.keep);
     let (call, books) = call.counted(counted);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use crate::{
     channel::{
@@ -21,6 +21,11 @@ pub(super) struct Begun {
     pub(super) counted: Option<Counted>,
     pub(super) admitted: Option<Admitted>,
     pub(super) deadline: Option<Instant>,
+}
+
+/// When the time of a call was over that ended like this before it began.
+pub(in crate::channel) fn over_before(status: &Status) -> Option<Instant> {
+    (status.code() == Code::DeadlineExceeded).then(Instant::now)
 }
 
 impl Begun {
@@ -49,7 +54,7 @@ impl Begun {
             }),
             Err(status) => {
                 if let Some(counted) = &mut counted {
-                    counted.fails(status.code(), None);
+                    counted.fails(status.code(), over_before(&status));
                 }
                 Err(status)
             }
