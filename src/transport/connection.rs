@@ -4,6 +4,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
+use futures_util::{FutureExt, task::AtomicWaker};
 use h2::client::{ResponseFuture, SendRequest};
 use http::Response;
 use tokio::{runtime::Handle, time::Instant};
@@ -75,6 +76,8 @@ pub(super) struct Shared {
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
     pub(super) traffic: Arc<Traffic>,
+    /// The most bytes that a request's head may have, as the peer says and HTTP/2 counts them.
+    takes: u32,
     /// Whether the head of any response has come: it is more than a peer that shakes hands.
     answered: AtomicBool,
     /// How many of the open calls only listen.
@@ -110,10 +113,11 @@ impl Connection {
         peer: Peer,
         origin: Origin,
         sender: SendRequest<Bytes>,
-        traffic: Arc<Traffic>,
+        (traffic, takes): (Arc<Traffic>, u32),
     ) -> (Self, Arc<Shared>) {
         let limit = sender.current_max_send_streams();
-        Self::with(Shared::new(peer, origin, limit, Some(sender), traffic))
+        let shared = Shared::new(peer, origin, limit, Some(sender), traffic);
+        Self::with(Shared { takes, ..shared })
     }
 
     /// A channel of tonic's, which has its own idea of how many calls are too many.
@@ -302,6 +306,7 @@ impl Shared {
             quota: Quota::new(limit),
             driver: AtomicWaker::new(),
             traffic,
+            takes: u32::MAX,
             answered: AtomicBool::new(false),
             listening: AtomicUsize::new(0),
             #[cfg(feature = "tonic-channel")]
@@ -341,6 +346,9 @@ impl Shared {
         let sender = self.parting().sender.clone();
         let mut sender = sender.ok_or_else(|| Failure::NotSent(self.closed()))?;
         let (head, empty) = call.head(&self.origin);
+        if call.head_size() > self.takes as usize {
+            return Err(self.takes_less(call.head_size()));
+        }
         let error = match sender.send_request(head, empty) {
             Ok((response, stream)) => {
                 return Ok((response, (!empty).then(|| Sending::over(stream))));
@@ -366,6 +374,17 @@ impl Shared {
         }
     }
 
+    /// Most servers break a connection by which too large a head comes, with all calls that are on it.
+    #[cold]
+    fn takes_less(&self, than: usize) -> Failure {
+        let what = format!(
+            "the call's metadata comes to {than} bytes, and {} takes {} at most: send less, or have the server take \
+             more (tonic: `http2_max_header_list_size`)",
+            self.peer.address, self.takes
+        );
+        Failure::Body(Status::resource_exhausted(what))
+    }
+
     /// Sends the rest of a body beside the reading of the response: callers may do one without the other.
     fn finish(&self, mut sending: Sending, call: &mut Outgoing) -> Rest {
         let mut source = call.take_source();
@@ -377,7 +396,13 @@ impl Shared {
                 noted.is(sending.sent());
                 polled
             });
-            let failed = ended.await.err();
+            // A body is its caller's own, and may panic: neither side must wait for the rest of it then.
+            let failed = match AssertUnwindSafe(ended).catch_unwind().await {
+                Ok(ended) => ended.err(),
+                Err(_) => Some(Status::internal(
+                    "the stream of the request's messages panicked",
+                )),
+            };
             if failed.is_some() {
                 sending.give_up();
             }

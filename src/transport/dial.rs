@@ -20,6 +20,7 @@ use super::Lender;
 use super::{
     Connect, Connection, Drive, Io, Peer, Settings, Tls,
     driver::{Driver, H2, Heard, Pace},
+    greeting::Greeted,
     keep_alive::Pulse,
     outgoing::Origin,
 };
@@ -119,14 +120,15 @@ impl Dialer {
             let over = timeout_at(until, tls.over(io, instance, address)).await;
             io = over.map_err(|_| self.overdue(address, "TLS"))??;
         }
-        let ready = timeout_at(until, self.handshake(io, address)).await;
+        let (io, takes) = Greeted::new(io);
+        let ready = timeout_at(until, self.handshake(Box::new(io), address)).await;
         let (sender, h2) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
 
         let peer = Peer {
             id: instance.id.clone(),
             address: address.clone(),
         };
-        let (connection, shared) = Connection::new(peer, origin, sender, traffic);
+        let (connection, shared) = Connection::new(peer, origin, sender, (traffic, takes.bytes()));
         let keep_alive = self.settings.keep_alive.map(|mut rule| {
             rule.every = self.pace.of(rule.every);
             Pulse::new(rule)

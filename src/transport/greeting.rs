@@ -81,13 +81,13 @@ impl Ear {
             return Some(u32::MAX);
         }
         let settings = payload.get(..length)?.chunks_exact(SETTING);
-        let size = settings.filter_map(|setting| {
+        let mut size = settings.filter_map(|setting| {
             let (id, value) = setting.split_first_chunk()?;
             let is_size = u16::from_be_bytes(*id) == MAX_HEADER_LIST_SIZE;
             let value = value.first_chunk().filter(|_| is_size)?;
             Some(u32::from_be_bytes(*value))
         });
-        Some(size.last().unwrap_or(u32::MAX))
+        Some(size.next_back().unwrap_or(u32::MAX))
     }
 }
 

@@ -15,6 +15,7 @@ mod connection;
 mod dial;
 mod drive;
 mod driver;
+mod greeting;
 mod incoming;
 mod keep_alive;
 #[cfg(feature = "_tls")]

@@ -25,6 +25,7 @@ pub(crate) struct Outgoing {
     head: request::Parts,
     /// The headers, while the map itself has gone to a connection.
     lent: Option<Lent>,
+    head_size: usize,
     source: Source,
 }
 
@@ -63,6 +64,7 @@ impl Outgoing {
         Self {
             head,
             lent: None,
+            head_size: 0,
             source: Source::new(body, bytes),
         }
     }
@@ -101,14 +103,30 @@ impl Outgoing {
     /// The head as it goes to a connection, and whether there is no body.
     pub(super) fn head(&mut self, origin: &Origin) -> (Request<()>, bool) {
         let headers = &mut self.head.headers;
-        let lent = Lent::of(headers);
+        let (lent, mut size) = Lent::of(headers);
+        let mut one_more = |name: &str, value: &[u8]| size += size_of_field(name, value);
         if !lent.te {
+            one_more(TE.as_str(), TRAILERS.as_bytes());
             headers.insert(TE, HeaderValue::from_static(TRAILERS));
         }
         if !lent.user_agent {
+            one_more(USER_AGENT.as_str(), origin.user_agent.as_bytes());
             headers.insert(USER_AGENT, origin.user_agent.clone());
         }
         self.lent = self.source.kept.whole.then_some(lent);
+
+        one_more(":method", self.head.method.as_str().as_bytes());
+        one_more(":scheme", origin.scheme.as_str().as_bytes());
+        one_more(":authority", origin.authority.as_str().as_bytes());
+        one_more(
+            ":path",
+            self.head
+                .uri
+                .path_and_query()
+                .map_or("/", PathAndQuery::as_str)
+                .as_bytes(),
+        );
+        self.head_size = size;
 
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
@@ -117,6 +135,11 @@ impl Outgoing {
         // The new one's are empty, and stay here.
         mem::swap(request.headers_mut(), &mut self.head.headers);
         (request, self.source.is_empty())
+    }
+
+    /// How large the head is that was made last, as HTTP/2 counts.
+    pub(super) fn head_size(&self) -> usize {
+        self.head_size
     }
 
     fn uri(&self, origin: &Origin) -> Uri {
@@ -161,10 +184,12 @@ impl Outgoing {
 }
 
 impl Lent {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut lent = Self::default();
+    /// And how large they are in a head.
+    fn of(headers: &HeaderMap) -> (Self, usize) {
+        let (mut lent, mut size) = (Self::default(), 0);
         // Looked through, as there are few: to look a name up is to hash it.
         for (name, value) in headers {
+            size += size_of_field(name.as_str(), value.as_bytes());
             if *name == TE {
                 lent.te = true;
                 if value == TRAILERS {
@@ -177,7 +202,7 @@ impl Lent {
             lent.user_agent |= *name == USER_AGENT;
             lent.more.push((name.clone(), value.clone()));
         }
-        lent
+        (lent, size)
     }
 
     /// All of them, but for `te: trailers`, which every head gets.
@@ -227,6 +252,11 @@ struct Kept {
 
 const GRPC: &str = "application/grpc";
 const TRAILERS: &str = "trailers";
+
+/// What a field counts for in the size of a head (RFC 9113, 6.5.2).
+fn size_of_field(name: &str, value: &[u8]) -> usize {
+    name.len() + value.len() + 32
+}
 
 impl Source {
     #[inline]

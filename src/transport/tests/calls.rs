@@ -342,3 +342,86 @@ async fn a_response_that_is_given_up_is_over_though_it_is_held_on_to() {
     let reset = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
     assert_eq!(reset, h2::Reason::CANCEL);
 }
+
+#[tokio::test]
+async fn a_head_that_is_more_than_the_server_takes_stays_here_and_harms_nobody() {
+    let mut server = h2::server::Builder::new();
+    server.max_header_list_size(1_000);
+    let (dialed, server) = served_by(server, Settings::default()).await;
+    echoing(server);
+    let with = |bytes: usize| {
+        let mut call = unary("hello");
+        let value = HeaderValue::try_from("v".repeat(bytes)).unwrap();
+        call.headers_mut().insert("x-large", value);
+        call
+    };
+
+    let refused = dialed.connection.call(&mut with(5_000)).await;
+    let taken = dialed.connection.call(&mut with(500)).await.unwrap();
+
+    let Err(Failure::Body(status)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains("takes 1000 at most"), "{status}");
+    assert_eq!(read(taken).await.unwrap().0, "hello");
+    assert_eq!(dialed.connection.open(), 0);
+}
+
+#[tokio::test]
+async fn a_head_is_as_large_as_the_server_finds_it() {
+    let mut call = unary("hello");
+    let (dialed, server) = served().await;
+    let mut calls = accepting(server);
+    let answered = tokio::spawn(async move {
+        let (request, mut respond) = calls.recv().await.unwrap();
+        respond.send_response(Response::new(()), true).unwrap();
+        request.into_parts().0
+    });
+
+    dialed.connection.call(&mut call).await.unwrap();
+
+    let head = answered.await.unwrap();
+    let (uri, method) = (head.uri, head.method);
+    let pseudo = [
+        (":method", method.as_str()),
+        (":scheme", uri.scheme_str().unwrap()),
+        (":authority", uri.authority().unwrap().as_str()),
+        (":path", uri.path()),
+    ];
+    let fields = head
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
+    let sizes: usize = fields.chain(pseudo).map(|size| size + 32).sum();
+    assert_eq!(call.head_size(), sizes);
+}
+
+#[tokio::test]
+async fn a_stream_of_messages_that_panics_after_the_answer_has_begun_ends_the_call() {
+    let (dialed, server) = served().await;
+    echoing(server);
+    let (first, told) = tokio::sync::oneshot::channel::<()>();
+    let messages = futures_util::stream::once(async { Ok::<_, tonic::Status>(Bytes::from("one")) });
+    let panics = futures_util::stream::once(async {
+        let _ = told.await;
+        panic!("a caller's own fault");
+    });
+    let frames = futures_util::StreamExt::chain(messages, panics);
+    let frames = futures_util::StreamExt::map(frames, |one| one.map(http_body::Frame::data));
+    let mut call = request(Body::new(http_body_util::StreamBody::new(frames)));
+
+    let response = dialed.connection.call(&mut call).await.unwrap();
+    let mut body = response.into_body();
+    let one = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    first.send(()).unwrap();
+    let end = body.frame().await.unwrap();
+
+    assert_eq!(one, "one");
+    let status = end.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Internal);
+    assert!(status.message().contains("panicked"), "{status}");
+    drop(body);
+    assert_eq!(dialed.connection.open(), 0);
+}

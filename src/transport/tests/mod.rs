@@ -27,6 +27,8 @@ mod storm;
 #[cfg(feature = "tls-ring")]
 mod tls;
 
+pub(super) use hostile::frame;
+
 /// Connects to whoever holds the other end.
 #[derive(Debug)]
 pub(super) struct Pipe(mpsc::UnboundedSender<DuplexStream>);
