@@ -175,7 +175,7 @@ impl<B> Race<B> {
                 self.note_pace(attempt);
                 return true;
             }
-            _ if !self.call.recording.is_whole() => return true,
+            _ if self.call.recording.ends_with(attempt) => return true,
             // There may be others under way, and more would come to the same.
             Said::Final => Pushback::Never,
             Said::RanOut => Pushback::None,

@@ -94,6 +94,12 @@ impl Recording {
         self.0.reel().failed.is_some()
     }
 
+    /// Whether there is no body for any other attempt when this one fails.
+    pub(super) fn ends_with(&self, attempt: u32) -> bool {
+        let reel = self.0.reel();
+        reel.failed.is_some() || reel.only == Some(attempt)
+    }
+
     /// The rest of the body is this attempt's alone, and is kept no more.
     pub(super) fn belongs_to(&self, attempt: u32) {
         self.0.reel().belongs_to(attempt);

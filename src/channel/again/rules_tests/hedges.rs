@@ -1,5 +1,7 @@
 //! The rules of hedging.
 
+use http_body_util::Full;
+
 use super::*;
 
 /// One more every 100 ms, and these codes do not end the call.
@@ -91,6 +93,37 @@ async fn a_fatal_failure_cancels_the_others_and_is_returned() {
     assert_eq!(hedged(&stage, policy(3)).await, (Code::Internal, 110));
 
     assert_eq!(*stage.given_up.lock().unwrap(), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_when_the_body_has_become_anothers_ends_nothing() {
+    let sent = Arc::new(Mutex::new(Vec::<Body>::new()));
+    let send = |request: Request<Body>| -> Trying<()> {
+        let mut all = sent.lock().unwrap();
+        all.push(request.into_body());
+        let (nth, sent) = (all.len(), Arc::clone(&sent));
+        async move {
+            if nth == 2 {
+                sleep(200 * MS).await;
+                return Fine.come(1).await;
+            }
+            sleep(150 * MS).await;
+            // A connection's own task reads what the second sends just before the first fails.
+            let second = sent.lock().unwrap().pop().unwrap();
+            let read = second.collect().now_or_never();
+            assert_eq!(read.unwrap().unwrap().to_bytes().len(), 9);
+            unavailable().come(0).await
+        }
+        .boxed()
+    };
+    let body = Body::new(Full::from("too large"));
+    let call = Repeated::new(Request::new(body), None, None, 4);
+    let at_once = Hedge::after(Duration::ZERO).attempts(2);
+    let policy = at_once.non_fatal([Code::Unavailable]);
+
+    let answer = hedge(policy, call, Gates::default(), Arc::default(), send).await;
+
+    assert_eq!(code(&answer), Code::Ok);
 }
 
 #[tokio::test(start_paused = true)]
