@@ -228,7 +228,24 @@ impl<P: Policy + ?Sized> Policy for Box<P> {
     }
 }
 
-/// The policy of this name, as command lines and configuration files give it.
+/// The names of all policies that [`named`] knows.
+pub const NAMES: &[&str] = &[
+    "adaptive",
+    "round_robin",
+    "random",
+    "weighted",
+    "weighted_random",
+    "least_loaded",
+    "orca",
+    "peak_ewma",
+    "probing",
+    "pick_first",
+    "ring_hash",
+    "maglev",
+    "rendezvous",
+];
+
+/// The policy of this name, one of [`NAMES`], as command lines and configuration files give it.
 ///
 /// ```
 /// use tonic_fleet::balance;
@@ -252,8 +269,8 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
         "maglev" => Ok(Arc::new(Maglev::default())),
         "rendezvous" => Ok(Arc::new(Rendezvous::default())),
         _ => Err(Error::config(format!(
-            "there is no policy {name:?}: it is one of adaptive, round_robin, random, weighted, weighted_random, \
-             least_loaded, orca, peak_ewma, probing, pick_first, ring_hash, maglev, rendezvous"
+            "there is no policy {name:?}: it is one of {}",
+            NAMES.join(", ")
         ))),
     }
 }
@@ -309,23 +326,12 @@ pub(crate) mod conform {
     }
 
     /// All that there are, but for the one that keeps to one endpoint.
-    pub(crate) const NAMES: [&str; 12] = [
-        "adaptive",
-        "round_robin",
-        "random",
-        "weighted",
-        "weighted_random",
-        "least_loaded",
-        "orca",
-        "peak_ewma",
-        "probing",
-        "ring_hash",
-        "maglev",
-        "rendezvous",
-    ];
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().copied().filter(|name| *name != "pick_first")
+    }
 
     pub(crate) fn all() -> Vec<Arc<dyn Policy>> {
-        NAMES.map(|name| named(name).unwrap()).to_vec()
+        names().map(|name| named(name).unwrap()).collect()
     }
 
     #[test]

@@ -338,7 +338,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_same_seed_and_the_same_calls_lead_to_the_same_picks_of_every_policy_whenever_they_come()
      {
-        for name in conform::NAMES {
+        for name in conform::names() {
             let first = trace(name, 1, 1_200).await;
             tokio::time::advance(Duration::from_nanos(98_765_432_123)).await;
             let again = trace(name, 1, 1_200).await;
