@@ -21,7 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What was read so far.
 pub(super) struct Reader {
     updates: Updates,
-    ended: bool,
     pub(super) known: BTreeMap<InstanceId, Arc<Instance>>,
     /// Those of the known who vanished unannounced.
     pub(super) suspects: BTreeSet<InstanceId>,
@@ -37,7 +36,6 @@ impl Reader {
     pub(super) fn of(updates: Updates) -> Self {
         Self {
             updates,
-            ended: false,
             known: BTreeMap::new(),
             suspects: BTreeSet::new(),
             stale: None,
@@ -94,7 +92,6 @@ impl Reader {
         let reading = async {
             while !is(self) {
                 let Some(update) = self.updates.next().await else {
-                    self.ended = true;
                     return Ok(false);
                 };
                 self.take(update)?;
