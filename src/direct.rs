@@ -67,27 +67,32 @@ impl Direct {
     }
 
     /// In this zone as well.
+    #[must_use]
     pub fn and_zone(self, zone: impl Into<Arc<str>>) -> Self {
         self.with(|wish| wish.zone = Some(zone.into()))
     }
 
     /// With this tag as well.
+    #[must_use]
     pub fn and_tag(self, name: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
         self.with(|wish| wish.tags.push((name.into(), value.into())))
     }
 
     /// Not to these either.
+    #[must_use]
     pub fn and_avoiding(self, ids: impl IntoIterator<Item = InstanceId>) -> Self {
         self.with(|wish| wish.not.extend(ids))
     }
 
     /// With this key as well.
+    #[must_use]
     pub fn and_key(self, key: impl AsRef<[u8]>) -> Self {
         self.with(|wish| wish.key = Some(key.as_ref().into()))
     }
 
     /// Anywhere when nobody in the zone, or with the tags, is ready. What is to be avoided still is, and
     /// one [instance](Self::to) is none other.
+    #[must_use]
     pub fn or_any(self) -> Self {
         self.with(|wish| wish.or_any = true)
     }

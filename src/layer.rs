@@ -158,6 +158,7 @@ macro_rules! terms {
 
             /// How much of a request is kept while it may have to be sent again. 256 KiB for each call, unless
             /// set; a larger request is sent once.
+            #[must_use]
             pub fn replay_buffer(mut self, bytes: usize) -> Self {
                 self.terms.keep = bytes;
                 self
@@ -165,6 +166,7 @@ macro_rules! terms {
 
             /// Only calls to these paths, as `/package.Service/Method`; others pass as if there were no layer.
             /// All, unless set.
+            #[must_use]
             pub fn only(mut self, only: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
                 self.terms.only = Some(Arc::new(only));
                 self

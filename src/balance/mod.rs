@@ -176,6 +176,7 @@ impl<'a> Call<'a> {
     }
 
     /// The same with a key.
+    #[must_use]
     pub fn with_key(self, key: &'a [u8]) -> Self {
         let key = Some(key);
         Self { key, ..self }
@@ -183,6 +184,7 @@ impl<'a> Call<'a> {
 
     /// The same, made at this time. A policy that goes by the time reads the clock where nobody says it, which
     /// costs more than most picks.
+    #[must_use]
     pub fn made_at(self, now: Instant) -> Self {
         let at = Some(Moment::at(now));
         Self { at, ..self }

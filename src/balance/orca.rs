@@ -107,12 +107,14 @@ impl Default for Orca {
 
 impl Orca {
     /// How long an endpoint must have reported before that counts. Ten seconds, unless set.
+    #[must_use]
     pub fn blackout(mut self, blackout: Duration) -> Self {
         self.rule_mut().blackout = blackout;
         self
     }
 
     /// How long the last report counts. Three minutes, unless set.
+    #[must_use]
     pub fn expiration(mut self, expiration: Duration) -> Self {
         self.rule_mut().expiration = expiration;
         self
@@ -120,6 +122,7 @@ impl Orca {
 
     /// How often weights are made of what was reported. A second, unless set, and not more often than ten times
     /// in one.
+    #[must_use]
     pub fn update_every(mut self, period: Duration) -> Self {
         self.update = period.max(SOONEST);
         self
@@ -163,6 +166,7 @@ impl Orca {
     /// report twice a minute at most, unless they are told to.
     ///
     /// A server that has no such service reports nothing.
+    #[must_use]
     pub fn out_of_band(mut self, every: Duration) -> Self {
         self.rule_mut().out_of_band = true;
         self.every = Some(every);

@@ -71,12 +71,14 @@ impl Default for PeakEwma {
 impl PeakEwma {
     /// How long a peak is remembered: after so long, a third of it is left. Ten seconds, unless set; of the
     /// same endpoint, the policy that was asked last says so for all.
+    #[must_use]
     pub fn decay(self, decay: Duration) -> Self {
         Self { decay, ..self }
     }
 
     /// What is assumed of an endpoint that nothing is known of. A second, unless set: long enough that a newcomer
     /// is not flooded.
+    #[must_use]
     pub fn default_rtt(self, default_rtt: Duration) -> Self {
         Self {
             default_rtt,

@@ -58,6 +58,7 @@ impl Ejection {
 
     /// So many failures in a row eject an endpoint. 5, unless set. Up to 1,000; 0 is never. Fewer spare
     /// calls, more forgive a bad moment.
+    #[must_use]
     pub fn consecutive(mut self, failures: u32) -> Self {
         self.consecutive = failures;
         self
@@ -66,6 +67,7 @@ impl Ejection {
     /// How long the first ejection for failures in a row lasts, and the longest: each in a row is twice as
     /// long as the one before. 1 s and 4 s, unless set. From 10 ms to an hour. Longer ones spare the calls on
     /// which it is tried, and find out later that it is well again.
+    #[must_use]
     pub fn time(mut self, first: Duration, longest: Duration) -> Self {
         (self.time, self.longest) = (first, longest);
         self
@@ -73,12 +75,14 @@ impl Ejection {
 
     /// Which part of the endpoints may be out at a time, in percent, but always one of two or more. 50,
     /// unless set. From 1 to 50.
+    #[must_use]
     pub fn at_most(mut self, percent: u32) -> Self {
         self.at_most = percent;
         self
     }
 
     /// Ejects those, too, that fail more than the others. Nobody, unless set.
+    #[must_use]
     pub fn outliers(mut self, outliers: Outliers) -> Self {
         self.outliers = Some(outliers);
         self

@@ -80,6 +80,7 @@ impl Default for Outliers {
 
 impl Outliers {
     /// How often the calls are counted. Every 10 s, unless set. From 100 ms to an hour.
+    #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
@@ -87,12 +88,14 @@ impl Outliers {
 
     /// How long the first ejection lasts; the n-th lasts n times as long. 30 s, unless set. From 100 ms to
     /// an hour.
+    #[must_use]
     pub fn base_ejection_time(mut self, time: Duration) -> Self {
         self.base_ejection_time = time;
         self
     }
 
     /// How long an ejection lasts at most. 300 s, unless set. From 100 ms to a day.
+    #[must_use]
     pub fn max_ejection_time(mut self, time: Duration) -> Self {
         self.max_ejection_time = time;
         self
@@ -100,18 +103,21 @@ impl Outliers {
 
     /// Which part of the endpoints is ejected in this way, in percent, but always one if need be. 10,
     /// unless set. Up to 50; 0 is nobody.
+    #[must_use]
     pub fn max_ejection_percent(mut self, percent: u32) -> Self {
         self.max_ejection_percent = percent;
         self
     }
 
     /// Ejects by the rate of success.
+    #[must_use]
     pub fn success_rate(mut self, by: SuccessRate) -> Self {
         self.success_rate = Some(by);
         self
     }
 
     /// Ejects by the percentage of failures.
+    #[must_use]
     pub fn failure_percentage(mut self, by: FailurePercentage) -> Self {
         self.failure_percentage = Some(by);
         self
@@ -184,6 +190,7 @@ type Found = (usize, Finding, u32);
 impl SuccessRate {
     /// How many thousandths of a standard deviation below the mean is too low. 1,900, unless set. Up to
     /// 100,000.
+    #[must_use]
     pub fn stdev_factor(mut self, thousandths: u32) -> Self {
         self.stdev_factor = thousandths;
         self
@@ -213,6 +220,7 @@ impl SuccessRate {
 
 impl FailurePercentage {
     /// More failures of a hundred calls than this are too many. 85, unless set. Up to 100.
+    #[must_use]
     pub fn threshold(mut self, percent: u32) -> Self {
         self.threshold = percent;
         self
@@ -292,6 +300,7 @@ macro_rules! enforced {
     ($($by:ident, $volume:literal;)*) => {$(
         impl $by {
             /// In how many of a hundred cases an outlier is ejected. 100, unless set; 0 only looks.
+            #[must_use]
             pub fn enforcement_percentage(mut self, percent: u32) -> Self {
                 self.enforcement.percentage = percent;
                 self
@@ -299,6 +308,7 @@ macro_rules! enforced {
 
             /// So many endpoints must have enough calls, or nobody is ejected. 5, unless set. Up to a
             /// million.
+            #[must_use]
             pub fn minimum_hosts(mut self, hosts: u32) -> Self {
                 self.enforcement.minimum_hosts = hosts;
                 self
@@ -307,6 +317,7 @@ macro_rules! enforced {
             #[doc = concat!(
                 "So many calls in an interval are enough to judge by. ", $volume, ", unless set. Up to a billion.",
             )]
+            #[must_use]
             pub fn request_volume(mut self, calls: u32) -> Self {
                 self.enforcement.request_volume = calls;
                 self

@@ -47,12 +47,14 @@ impl SlowStart {
 
     /// How the share grows with time `t`: as `t^(1/aggression)`. 1, unless set: evenly. More gives more
     /// early, less gives more late. From 0.1 to 10.
+    #[must_use]
     pub fn aggression(mut self, aggression: f64) -> Self {
         self.aggression = aggression;
         self
     }
 
     /// The share to begin with, in percent. 10, unless set. From 1 to 100.
+    #[must_use]
     pub fn floor(mut self, percent: u8) -> Self {
         self.floor = percent;
         self

@@ -34,6 +34,7 @@ impl Budget {
 
     /// So many each second, however few calls there are: it is a floor, and does not add to the share. 10,
     /// unless set. Up to 10,000.
+    #[must_use]
     pub fn floor(mut self, per_second: u32) -> Self {
         self.floor = per_second;
         self

@@ -62,6 +62,7 @@ impl Hedge {
 
     /// Sent so many times at most, the first included. At least 2; what is more than the channel's
     /// [`max_attempts`](crate::Builder::max_attempts) counts as that.
+    #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
@@ -69,6 +70,7 @@ impl Hedge {
 
     /// An attempt that ends with one of these has the next one sent at once, and the call goes on while there
     /// are others. None, unless set: any error ends the call.
+    #[must_use]
     pub fn non_fatal(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.non_fatal = codes.into_iter().collect();
         self

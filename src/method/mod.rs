@@ -75,6 +75,7 @@ impl Method {
 
     /// The time limit of every call that brings none, or a longer one, of its own; the channel's, if that is
     /// shorter. None, unless set.
+    #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -84,6 +85,7 @@ impl Method {
     /// [`patience`](crate::Builder::patience), unless set to `false`: then it fails at once with
     /// `UNAVAILABLE` when nobody is ready and nobody is about to be. With `true` it waits until its deadline,
     /// and without one for as long as it takes.
+    #[must_use]
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = Some(wait);
         self
@@ -92,6 +94,7 @@ impl Method {
     /// How many bytes a message to the server may have, as it is sent: compressed, if it is. Any number,
     /// unless set; 0 is for messages that are empty. A larger one is not sent, and its call fails with
     /// `RESOURCE_EXHAUSTED`.
+    #[must_use]
     pub fn max_request_bytes(mut self, bytes: usize) -> Self {
         self.max_request = Some(bytes);
         self
@@ -100,6 +103,7 @@ impl Method {
     /// How many bytes a message from the server may have, as it is sent. Any number, unless set; generated
     /// clients have a limit of their own, 4 MiB. A larger one ends its call with `RESOURCE_EXHAUSTED` before
     /// it is read.
+    #[must_use]
     pub fn max_response_bytes(mut self, bytes: usize) -> Self {
         self.max_response = Some(bytes);
         self
@@ -107,6 +111,7 @@ impl Method {
 
     /// A call that failed is sent again, to another server. Instead of [`hedge`](Self::hedge), if that was
     /// set.
+    #[must_use]
     pub fn retry(mut self, retry: Retry) -> Self {
         self.again = Some(Again::Retry(retry));
         self
@@ -114,6 +119,7 @@ impl Method {
 
     /// A call that takes long is sent to another server as well. Only for methods that may run twice, or
     /// more often, for one call. Instead of [`retry`](Self::retry), if that was set.
+    #[must_use]
     pub fn hedge(mut self, hedge: Hedge) -> Self {
         self.again = Some(Again::Hedge(hedge));
         self

@@ -57,6 +57,7 @@ impl Retry {
     }
 
     /// The wait before the first retry, and the longest. 100 ms and a second, unless set.
+    #[must_use]
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.initial = initial;
         self.max = max;
@@ -64,12 +65,14 @@ impl Retry {
     }
 
     /// How each wait grows. 2, unless set.
+    #[must_use]
     pub fn multiplier(mut self, multiplier: f64) -> Self {
         self.multiplier = multiplier;
         self
     }
 
     /// The share by which a wait may be shorter or longer. A fifth, unless set; from 0 to 1.
+    #[must_use]
     pub fn jitter(mut self, jitter: f64) -> Self {
         self.jitter = jitter;
         self
@@ -77,6 +80,7 @@ impl Retry {
 
     /// The codes that are tried again. `UNAVAILABLE` alone, unless set: a server that says so has most
     /// likely done nothing. Others are for methods that may run more than once.
+    #[must_use]
     pub fn on(mut self, codes: impl IntoIterator<Item = Code>) -> Self {
         self.codes = codes.into_iter().collect();
         self
@@ -84,6 +88,7 @@ impl Retry {
 
     /// How long one attempt may take until the first of its response. As long as the call, unless set. One
     /// that takes longer is given up, and the call tried again, whatever the codes are.
+    #[must_use]
     pub fn per_attempt(mut self, limit: Duration) -> Self {
         self.per_attempt = Some(limit);
         self

@@ -40,6 +40,7 @@ impl OpenRca {
 
     /// How often it reports at most, whatever it is asked for. Once a second, unless set; gRPC's own servers report
     /// twice a minute.
+    #[must_use]
     pub fn at_most_every(self, least: Duration) -> Self {
         let least = least.max(SHORTEST);
         Self { least, ..self }

@@ -78,21 +78,25 @@ impl Filter {
     }
 
     /// This version as well.
+    #[must_use]
     pub fn and_version(self, version: impl Into<Arc<str>>) -> Self {
         self.and(Is::Version(version.into()))
     }
 
     /// In this zone as well.
+    #[must_use]
     pub fn and_zone(self, zone: impl Into<Arc<str>>) -> Self {
         self.and(Is::Zone(zone.into()))
     }
 
     /// With this tag as well.
+    #[must_use]
     pub fn and_tag(self, name: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
         self.and(Is::Tag(name.into(), value.into()))
     }
 
     /// When nobody in the registry fits, those who fit another filter, with its own fallback.
+    #[must_use]
     pub fn or(mut self, other: Self) -> Self {
         self.wants.extend(other.wants);
         self.or_any |= other.or_any;
@@ -100,6 +104,7 @@ impl Filter {
     }
 
     /// When nobody in the registry fits, anybody.
+    #[must_use]
     pub fn or_any(self) -> Self {
         let or_any = true;
         Self { or_any, ..self }
