@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::super::{Change, Update};
-use crate::{Instance, InstanceId};
+use crate::{Instance, InstanceId, backoff::countable};
 
 /// The last good set, and when it must be written.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Kept {
             fresh: false,
             changed: false,
             earliest: now,
-            confirm: (max_age / 4).max(PAUSE),
+            confirm: countable(max_age / 4).max(PAUSE),
             confirmed: now,
         }
     }
@@ -220,6 +220,17 @@ mod tests {
         kept.apply(&Update::Delta(vec![]), now);
 
         assert_eq!(kept.due(), Some(now + HOUR / 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_may_be_of_any_age() {
+        let now = Instant::now();
+        let mut kept = Kept::new(Duration::MAX, now);
+        kept.reset(&[instance("a")]);
+
+        kept.take(now);
+
+        assert!(kept.due().unwrap() > now + 24 * 365 * HOUR);
     }
 
     #[tokio::test(start_paused = true)]
