@@ -505,7 +505,7 @@ mod tests {
                 json!("user:pw@10.0.0.1"),
                 "no user in an address",
             ),
-            ("Address", json!("file://x"), "brackets"),
+            ("Address", json!("file://x"), "has a scheme"),
             ("Address", json!("a\r\nhost: b"), "brackets"),
             ("ID", json!(""), "empty"),
             ("Meta", json!({ "zone": "a\nb" }), "control character"),
