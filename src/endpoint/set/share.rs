@@ -5,7 +5,10 @@ use std::{mem, time::Duration};
 use tokio::time::Instant;
 
 use super::Set;
-use crate::{InstanceId, health::SlowStart};
+use crate::{
+    InstanceId,
+    health::{PUSHBACK, SlowStart},
+};
 
 /// Why an endpoint has less than its weight, and since when it was not well, if it ever was.
 ///
@@ -63,7 +66,7 @@ impl Set {
         });
         overload.until = overload.until.max(until);
         // What it had in flight when it was last spared may say the same again.
-        if now >= overload.last + time / 2 {
+        if now >= overload.last + (time / 2).min(PUSHBACK) {
             (overload.halved, overload.last) = (overload.halved + 1, now);
         }
         self.adjust_one(id, now);

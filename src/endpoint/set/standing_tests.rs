@@ -230,6 +230,19 @@ fn the_overloaded_are_given_less_for_as_long_as_they_ask() {
 }
 
 #[test]
+fn one_that_asks_for_a_minute_and_goes_on_asking_has_the_least_within_seconds() {
+    let mut scene = Scene::connected("ab");
+
+    for share in [50, 25, 12, 10] {
+        let minute = 60 * SECOND;
+        scene.set.overloaded(&name('b'), minute, scene.now);
+        scene.wait(SECOND);
+
+        assert_eq!(scene.shares(), [100, share]);
+    }
+}
+
+#[test]
 fn calls_to_one_that_has_left_say_nothing_about_the_next_of_its_name() {
     let mut scene = Scene::connected("abc");
     let left = Arc::clone(scene.set.vitals(&name('b')).unwrap());
