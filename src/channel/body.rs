@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::{Code, Status};
 
-use super::{ServedBy, admitted::Admitted};
+use super::{ServedBy, admitted::Admitted, details};
 use crate::{
     Error,
     deadline::is_over,
@@ -226,9 +226,10 @@ pub(super) fn code(metadata: &HeaderMap) -> Option<Code> {
 }
 
 /// The same, for good. Both sides keep time, and the server may be the first to say that it is over, which tonic's
-/// says as CANCELLED: to the caller it is DEADLINE_EXCEEDED, whoever was first.
+/// says as CANCELLED: to the caller it is DEADLINE_EXCEEDED, whoever was first. Whoever reads it may read all of it.
 pub(super) fn settle(metadata: &mut HeaderMap, deadline: Option<Instant>) -> Option<Code> {
     let code = code(metadata)?;
+    details::tidy(metadata);
     if code != Code::Cancelled || !is_over(deadline) {
         return Some(code);
     }

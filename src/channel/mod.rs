@@ -8,6 +8,7 @@ mod builder;
 mod call;
 mod checking;
 mod configured;
+mod details;
 mod driver;
 mod ended;
 mod json;

@@ -4,7 +4,8 @@ use futures_util::{StreamExt, stream};
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic_fleet::{
-    Instance, ServiceName,
+    Instance, ServiceName, State,
+    balance::RoundRobin,
     resolve::{Resolve, Update, Updates},
 };
 
@@ -88,4 +89,67 @@ async fn a_resolver_that_panics_leaves_the_channel_those_it_named() {
     assert_eq!(answered.unwrap().into_inner().message, "hello");
     assert!(view.to_string().contains("the resolver panicked"), "{view}");
     assert_eq!(view.ready().len(), 1);
+}
+
+/// Where a server listens that says the same head to all, and nothing after it.
+async fn server_of_one_head(head: http::Response<()>) -> Instance {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let instance = Instance::at(listener.local_addr().unwrap()).unwrap();
+    tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            let head = head.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(io).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let _ = respond.send_response(head.clone(), true);
+                }
+            });
+        }
+    });
+    instance
+}
+
+#[tokio::test]
+async fn details_that_nobody_can_read_bring_no_caller_down() {
+    let head = http::Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", "5")
+        .header("grpc-message", "no such thing")
+        .header("grpc-status-details-bin", "!!!");
+    let instance = server_of_one_head(head.body(()).unwrap()).await;
+    let channel = Channel::over("greeter".parse().unwrap(), Fixed::new([instance]));
+    let mut client = EchoClient::new(channel.build().unwrap());
+
+    let asked = timeout(SOON, client.unary_echo(ask("hello"))).await;
+
+    let status = asked.unwrap().unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "no such thing")
+    );
+}
+
+#[tokio::test]
+async fn a_server_whose_answers_have_no_status_is_left_out() {
+    let page = http::Response::builder().header("content-type", "text/html");
+    let wrong = server_of_one_head(page.body(()).unwrap()).await;
+    let id = wrong.id.clone();
+    let servers = Fixed::new([wrong, echo_server().await]);
+    let channel = Channel::over("greeter".parse().unwrap(), servers);
+    let channel = channel.policy(RoundRobin::default()).build().unwrap();
+    timeout(SOON, channel.ready(2)).await.unwrap();
+
+    let mut client = EchoClient::new(channel.clone());
+    let asked = async {
+        while channel.view().ready().len() > 1 {
+            if let Err(status) = client.unary_echo(ask("hello")).await {
+                assert_eq!(status.code(), Code::Unknown, "{status}");
+            }
+        }
+    };
+    timeout(SOON, asked).await.unwrap();
+
+    let view = channel.view();
+    let left_out = view.known().find(&id).unwrap();
+    assert_eq!(left_out.state(), State::Ejected);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use tokio::time::{Instant, error::Elapsed};
 use tonic::{Code, Status};
 
@@ -41,7 +42,9 @@ impl Attempts {
     ) -> Response<Answer> {
         let (mut head, incoming) = response.into_parts();
         let code = body::settle(&mut head.headers, self.deadline);
-        if head.status == StatusCode::OK && code.is_none_or(|code| code == Code::Ok) {
+        // Callers do not look into a body that has ended: nobody else would see that it says nothing.
+        let is_silent = code.is_none() && incoming.is_end_stream();
+        if head.status == StatusCode::OK && code.is_none_or(|code| code == Code::Ok) && !is_silent {
             let now = Moment::now();
             in_flight.is_answered(now);
             match (&self.counted, &self.again) {
@@ -58,6 +61,8 @@ impl Attempts {
             }
         } else if head.status != StatusCode::OK {
             in_flight.ended_by(EndedBy::Status, body::code_of(head.status));
+        } else if is_silent {
+            in_flight.ended_by(EndedBy::Reset, Code::Unknown);
         } else {
             in_flight.says(&head.headers);
         }
