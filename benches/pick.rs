@@ -1,5 +1,5 @@
 //! What a pick costs, with the look-up of the endpoint it chose, by policy, number of endpoints and number
-//! of threads: `cargo bench --bench pick`. A figure is the median of a few rounds, in nanoseconds of
+//! of threads: `cargo bench --bench pick`, or of some policies: `cargo bench --bench pick -- adaptive`. A figure is the median of a few rounds, in nanoseconds of
 //! processor time; the time of a call is known when it is picked for, as in a channel.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
@@ -38,7 +38,7 @@ fn main() {
     println!("ns a pick of one thread, by the number of endpoints");
     heading(&SIZES);
     let sets: Vec<(Endpoints, Endpoints)> = SIZES.map(|n| (equal(n), weighed(n))).into();
-    for policy in POLICIES {
+    for policy in asked_for(&POLICIES) {
         print!("{policy:<18}");
         for set in &sets {
             print!("{:>10.1}", nanos(usual(policy, among(policy, set), 1)));
@@ -47,7 +47,7 @@ fn main() {
     }
     println!("\nthe same, where all have been called and one in eight is busy");
     let used = SIZES.map(used);
-    for policy in WATCHFUL {
+    for policy in asked_for(&WATCHFUL) {
         print!("{policy:<18}");
         for (endpoints, _calls) in &used {
             print!("{:>10.1}", nanos(usual(policy, endpoints, 1)));
@@ -56,7 +56,7 @@ fn main() {
     }
     println!("\nns a pick of one thread, by the number of threads on {cores} cores; 100 endpoints");
     heading(&THREADS);
-    for policy in POLICIES {
+    for policy in asked_for(&POLICIES) {
         print!("{policy:<18}");
         for threads in THREADS {
             print!(
@@ -66,6 +66,16 @@ fn main() {
         }
         println!();
     }
+}
+
+/// Those that the command line names, or all.
+fn asked_for(policies: &[&'static str]) -> Vec<&'static str> {
+    let named: Vec<_> = std::env::args()
+        .filter(|word| POLICIES.contains(&&**word))
+        .collect();
+    let is_asked_for =
+        |policy: &&&str| named.is_empty() || named.iter().any(|name| name == **policy);
+    policies.iter().filter(is_asked_for).copied().collect()
 }
 
 fn heading(numbers: &[usize]) {
