@@ -1,6 +1,7 @@
 //! What a pick costs, with the look-up of the endpoint it chose, by policy, number of endpoints and number
-//! of threads: `cargo bench --bench pick`, or of some policies: `cargo bench --bench pick -- adaptive`. A figure is the median of a few rounds, in nanoseconds of
-//! processor time; the time of a call is known when it is picked for, as in a channel.
+//! of threads: `cargo bench --bench pick`, or `cargo bench --bench pick -- adaptive random` for these two. A figure is
+//! the median of a few rounds, in nanoseconds of processor time; the time of a call is known when it is picked for, as
+//! in a channel.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 use std::{hint::black_box, sync::Barrier, thread, time::Duration};

@@ -161,16 +161,30 @@ impl Pick for Best {
         if self.board.len() == 1 {
             return 0;
         }
-        let [bits, rolls @ ..]: [u64; 5] = dice::rolls();
-        let drawn = self.draw(rolls, (bits >> 16) as u32);
+        // One by one: what is copied at once waits until all are written.
+        let [bits, a, b, c, d] = dice::rolls();
+        let rolls = [a, b, c, d];
         let now = Tick::of(call.at());
+        if self.alias.is_none() && self.board.len() > CHOICES {
+            self.best_of(self.some(rolls, (bits >> 16) as u32), bits, now)
+        } else {
+            self.best_of_few(rolls, bits, now)
+        }
+    }
+}
+
+impl Best {
+    /// The best of those that are drawn. Part of each who calls it, so that what is drawn need not go through memory.
+    #[inline(always)]
+    fn best_of(&self, drawn: Drawn, bits: u64, now: Tick) -> usize {
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
         let (mut costs, busy) = self.look_at(&drawn, now, usual);
         let found_busy = sum(&busy) * (1.0 / drawn.n as f32);
         if bits & (EARNS - 1) == 0 {
             self.fleet.earns_a_try();
         }
-        if costs.iter().fold(false, |any, cost| any | (*cost < 0.0)) {
+        let any = costs.iter().fold(0, |any, cost| any | cost.to_bits());
+        if f32::from_bits(any).is_sign_negative() {
             let (better, to_try) = look_closely(costs, busy, usual);
             if let Some(nth) = to_try
                 && self.fleet.may_try()
@@ -179,10 +193,11 @@ impl Pick for Best {
             }
             costs = better;
         }
-        let preferred = 1.0 - self.fleet.same();
+        let same = self.fleet.same().to_bits();
         for nth in 0..LANES {
-            let preferred = if nth == drawn.first { preferred } else { 1.0 };
-            costs[nth] *= (busy[nth] + (1.0 + found_busy)) * preferred;
+            // Nothing of it, or all, without a branch, which nobody could foretell.
+            let less = f32::from_bits(same & u32::from(nth == drawn.first).wrapping_neg());
+            costs[nth] *= (busy[nth] + (1.0 + found_busy)) * (1.0 - less);
         }
         let (least, second) = two_least(&costs);
         if self.board.len() > CHOICES {
@@ -195,36 +210,47 @@ impl Pick for Best {
         }
         picked
     }
-}
 
-impl Best {
+    #[inline(never)]
+    fn best_of_few(&self, rolls: [u64; 4], bits: u64, now: Tick) -> usize {
+        self.best_of(self.few(rolls), bits, now)
+    }
+
+    /// Some of many equals.
     #[inline]
-    fn draw(&self, rolls: [u64; 4], first: u32) -> Drawn {
+    fn some(&self, rolls: [u64; 4], first: u32) -> Drawn {
+        let n = self.board.len();
+        let mut places = some_of(n, rolls);
+        let runner_up = self.runner_up.0.load(Relaxed) as usize;
+        let is_new = is_none_of(&places[..CHOICES], runner_up) & (runner_up < n);
+        places[CHOICES] = if is_new { runner_up } else { places[0] };
+        Drawn {
+            places,
+            n: CHOICES + usize::from(is_new),
+            first: dice::scale(first, CHOICES),
+        }
+    }
+
+    /// All, where there are no more; or some by their weights.
+    fn few(&self, rolls: [u64; 4]) -> Drawn {
         let n = self.board.len();
         let mut drawn = Drawn {
             places: [0; LANES],
             n: 0,
             first: 0,
         };
-        let runner_up = self.runner_up.0.load(Relaxed) as usize;
         if let Some(alias) = &self.alias {
             let [a, b, c, d] = rolls;
             let mix = |roll: u64, other: u64| roll.rotate_left(32) ^ other;
             let mixed = [a, b, c, d, mix(a, b), mix(c, d), mix(a, d)];
             mixed.into_iter().for_each(|roll| drawn.add(alias.at(roll)));
-        } else if n <= CHOICES {
+        } else {
             let start = dice::scale(rolls[0] as u32, n);
             (start..n)
                 .chain(0..start)
                 .for_each(|place| drawn.add(place));
-        } else {
-            drawn.first = dice::scale(first, CHOICES);
-            drawn.places = some_of(n, rolls);
-            let is_new = is_none_of(&drawn.places[..CHOICES], runner_up) & (runner_up < n);
-            drawn.places[CHOICES] = if is_new { runner_up } else { drawn.places[0] };
-            drawn.n = CHOICES + usize::from(is_new);
-            return drawn;
         }
+        let runner_up = self.runner_up.0.load(Relaxed) as usize;
         if runner_up < n {
             drawn.add(runner_up);
         }
@@ -232,7 +258,7 @@ impl Best {
     }
 
     /// What a call to each would cost if it had none, and what its calls in flight come to for its weight.
-    #[inline]
+    #[inline(always)]
     fn look_at(&self, drawn: &Drawn, now: Tick, usual: f32) -> (Each<Cost>, Each) {
         let clock = Clock::at(now);
         let (mut costs, mut in_flight) = ([BARRED; LANES], [0; LANES]);
@@ -245,7 +271,7 @@ impl Best {
             is_over |= seen.is_over(clock);
         }
         if is_over {
-            costs = self.judge(drawn, now, usual);
+            costs = self.judge(drawn.places, now, usual);
         }
         let mut busy = in_flight.map(|n| n as i32 as f32);
         if let Some(per_weight) = &self.per_weight {
@@ -263,9 +289,9 @@ impl Best {
 
     /// The costs of all, where some have to be judged anew.
     #[inline(never)]
-    fn judge(&self, drawn: &Drawn, now: Tick, usual: f32) -> Each<Cost> {
+    fn judge(&self, places: Each<usize>, now: Tick, usual: f32) -> Each<Cost> {
         let clock = Clock::at(now);
-        drawn.places.map(|place| {
+        places.map(|place| {
             let signs = self.board.signs(place);
             let seen = signs.form().verdict().seen();
             if !seen.is_over(clock) {

@@ -44,8 +44,9 @@ impl OfTwo {
     #[inline]
     fn is_busier(&self, first: usize, second: usize) -> bool {
         let places = [first, second];
-        let [a, b] = places.map(|place| self.board.signs(place));
-        let [m, n] = [a, b].map(|signs| u64::from(signs.in_flight()));
+        // Not by `map`, which would be a call.
+        let [a, b] = [self.board.signs(first), self.board.signs(second)];
+        let [m, n] = [a.in_flight(), b.in_flight()].map(u64::from);
         let weights = self.weights.as_deref();
         let [v, w] = weights.map_or([1; 2], |weights| places.map(|place| weights[place]));
         let [slow, fast] = [a, b].map(|signs| u64::from(signs.latency().now()));

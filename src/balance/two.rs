@@ -31,6 +31,7 @@ impl Two {
     /// Their places: two different ones, of which there must be two.
     ///
     /// By weight it may be the same twice, where hardly anybody else has any.
+    #[inline]
     pub(super) fn draw(&self) -> (usize, usize) {
         let n = self.among;
         if let Some(alias) = &self.alias {
