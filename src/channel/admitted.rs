@@ -16,8 +16,10 @@ impl Admitted {
         let Some(most) = shared.max_calls else {
             return Ok(None);
         };
-        if shared.under_way.fetch_add(1, Ordering::Relaxed) >= most {
-            shared.under_way.fetch_sub(1, Ordering::Relaxed);
+        // Not counted first and looked at then: those who are refused would be counted for a moment.
+        let one_more = |calls| (calls < most).then_some(calls + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        if shared.under_way.fetch_update(set, fetch, one_more).is_err() {
             let what = format!(
                 "{}: {most} calls are under way, as many as may be",
                 shared.service

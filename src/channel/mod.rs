@@ -58,6 +58,9 @@ use {leaving::Each, repeat::Repeats, wanted::Wanted};
 /// Give a clone to any generated client. Cheap to clone; all clones share the connections. When the last
 /// clone is dropped, calls in flight end in peace, and then the connections and tasks behind it are gone.
 ///
+/// Its tasks and connections live on the tokio runtime that it was built on, and end with that. Calls may be made
+/// from another one; but from a tokio runtime, with time enabled, as they keep their deadlines by its timer.
+///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let channel = tonic_fleet::Channel::builder("etcd://127.0.0.1:2379/greeter".parse()?).build()?;
