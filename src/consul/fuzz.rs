@@ -147,8 +147,8 @@ fn whatever_is_listed_readers_know_the_last_list_and_whom_they_miss() {
         for _ in 0..rng.random_range(1..20) {
             now += Duration::from_secs(rng.random_range(0..6));
             if rng.random_ratio(1, 4) {
-                let suspects = missing(roster.suspects(now), &any_list(rng));
-                early.take(roster.gone(&suspects));
+                let suspects = missing(roster.vanished().suspects(now), &any_list(rng));
+                early.take(roster.vanished_mut().gone(&suspects));
             } else {
                 let list = any_list(rng);
                 last = list.here.clone();
@@ -161,7 +161,7 @@ fn whatever_is_listed_readers_know_the_last_list_and_whom_they_miss() {
             let sure = early.known.iter();
             let sure = sure.filter(|(id, _)| !early.suspects.contains(*id));
             assert!(sure.eq(&last), "{early:?} and not {last:?}");
-            assert!(roster.due().is_none() || !early.suspects.is_empty());
+            assert!(roster.vanished().due().is_none() || !early.suspects.is_empty());
         }
     });
 }

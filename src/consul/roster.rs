@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::entry::{Entry, Health, Read, beside};
 use crate::{
     Error, ErrorKind, Instance, InstanceId, Result, ServiceName,
-    resolve::{Census, Change, Skipped, Suspect, Update},
+    resolve::{Census, Change, Skipped, Suspect, Update, Vanished},
 };
 
 /// Everybody that Consul lists for a service, read.
@@ -101,30 +101,19 @@ impl Listing {
 #[derive(Debug)]
 pub(super) struct Roster {
     service: ServiceName,
-    /// How long one who vanished unannounced is only a suspect.
-    grace: Duration,
     known: BTreeMap<InstanceId, Arc<Instance>>,
-    vanished: BTreeMap<InstanceId, Gone>,
+    vanished: Vanished,
     skipped: BTreeMap<String, Error>,
     listed: bool,
     stale: Option<Error>,
-}
-
-#[derive(Debug)]
-struct Gone {
-    instance: Arc<Instance>,
-    since: Instant,
-    /// It is listed, and nobody can say how it is: as long as that is so, it is not said to be gone.
-    unheard: bool,
 }
 
 impl Roster {
     pub(super) fn new(service: ServiceName, grace: Duration) -> Self {
         Self {
             service,
-            grace,
             known: BTreeMap::new(),
-            vanished: BTreeMap::new(),
+            vanished: Vanished::with_grace(grace),
             skipped: BTreeMap::new(),
             listed: false,
             stale: None,
@@ -146,14 +135,7 @@ impl Roster {
         } else {
             self.begin(listing.here, listing.ill, now)
         };
-        for (id, gone) in &mut self.vanished {
-            let unheard = unheard.contains(id);
-            // Its agent is back, and may know nothing yet: the server needs a moment to tell it.
-            if gone.unheard && !unheard {
-                gone.since = now;
-            }
-            gone.unheard = unheard;
-        }
+        self.vanished.unheard(&unheard, now);
         updates.extend(skipped);
         updates
     }
@@ -167,29 +149,18 @@ impl Roster {
     ) -> Vec<Update> {
         self.listed = true;
         if here.values().all(|instance| instance.is_draining()) {
-            let gone = |(id, instance)| (id, Gone::at(since, instance));
-            self.vanished = ill.into_iter().map(gone).collect();
+            let ill = ill.into_values();
+            ill.for_each(|instance| self.vanished.add(instance, since));
         }
         self.known = here;
-        self.set()
-    }
-
-    fn set(&self) -> Vec<Update> {
-        let gone = self.vanished.values().map(|gone| &gone.instance);
-        let set = self.known.values().chain(gone).map(Arc::clone).collect();
-        let mut updates = vec![Update::Reset(set)];
-        if !self.vanished.is_empty() {
-            let vanish = self.vanished.keys().cloned().map(Change::Vanish);
-            updates.push(Update::Delta(vanish.collect()));
-        }
-        updates
+        self.vanished.and(self.known.values())
     }
 
     /// What is different from what was known.
     fn compare(&mut self, here: BTreeMap<InstanceId, Arc<Instance>>, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         for (id, instance) in &here {
-            let back = self.vanished.remove(id).is_some();
+            let back = self.vanished.comes_back(id);
             if back || self.known.get(id) != Some(instance) {
                 changes.push(Change::Put(Arc::clone(instance)));
             }
@@ -202,8 +173,8 @@ impl Roster {
                 changes.push(Change::Remove(id));
                 continue;
             }
-            changes.push(Change::Vanish(id.clone()));
-            self.vanished.insert(id, Gone::at(now, instance));
+            changes.push(Change::Vanish(id));
+            self.vanished.add(instance, now);
         }
         changes
     }
@@ -253,7 +224,11 @@ impl Roster {
 
 impl Census for Roster {
     fn so_far(&self) -> Vec<Update> {
-        let mut updates = if self.listed { self.set() } else { Vec::new() };
+        let mut updates = if self.listed {
+            self.vanished.and(self.known.values())
+        } else {
+            Vec::new()
+        };
         updates.extend(self.stale.clone().map(Update::Stale));
         if !self.skipped.is_empty() {
             updates.push(self.passed_over());
@@ -261,40 +236,12 @@ impl Census for Roster {
         updates
     }
 
-    fn due(&self) -> Option<Instant> {
-        let doubted = self.vanished.values().filter(|gone| !gone.unheard);
-        let since = doubted.map(|gone| gone.since).min()?;
-        Some(since + self.grace)
+    fn vanished(&self) -> &Vanished {
+        &self.vanished
     }
 
-    fn suspects(&self, now: Instant) -> Vec<Suspect> {
-        let due = |gone: &Gone| !gone.unheard && gone.since + self.grace <= now;
-        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
-        vanished
-            .map(|(id, gone)| (id.clone(), gone.since))
-            .collect()
-    }
-
-    fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
-        let mut changes = Vec::new();
-        for (id, since) in suspects {
-            let gone = self.vanished.get(id);
-            if gone.is_some_and(|gone| gone.since == *since) {
-                self.vanished.remove(id);
-                changes.push(Change::Remove(id.clone()));
-            }
-        }
-        (!changes.is_empty()).then_some(Update::Delta(changes))
-    }
-}
-
-impl Gone {
-    fn at(since: Instant, instance: Arc<Instance>) -> Self {
-        Self {
-            instance,
-            since,
-            unheard: false,
-        }
+    fn vanished_mut(&mut self) -> &mut Vanished {
+        &mut self.vanished
     }
 }
 
@@ -373,7 +320,7 @@ mod tests {
         let gone = roster.listed(list(&[server("c", "critical")]), now);
         assert_eq!(said(gone), ["~-a?b"]);
 
-        assert_eq!(roster.due(), Some(now + GRACE));
+        assert_eq!(roster.vanished.due(), Some(now + GRACE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -390,15 +337,18 @@ mod tests {
         let all = ["a", "b"].map(|id| server(id, "passing"));
         let mut roster = with(&all);
         roster.listed(list(&[]), now);
-        let suspects = roster.suspects(now + GRACE);
-        assert_eq!((suspects.len(), roster.suspects(now).len()), (2, 0));
+        let suspects = roster.vanished.suspects(now + GRACE);
+        assert_eq!(
+            (suspects.len(), roster.vanished.suspects(now).len()),
+            (2, 0)
+        );
 
         let back = roster.listed(list(&all[..1]), now);
         let missed = missing(suspects, &list(&[server("b", "critical")]));
 
         assert_eq!(said(back), ["~+a"]);
-        assert_eq!(said(roster.gone(&missed)), ["~-b"]);
-        assert_eq!(roster.due(), None);
+        assert_eq!(said(roster.vanished.gone(&missed)), ["~-b"]);
+        assert_eq!(roster.vanished.due(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -407,13 +357,13 @@ mod tests {
         let all = [server("a", "passing")];
         let mut roster = with(&all);
         roster.listed(list(&[]), now);
-        let suspects = roster.suspects(now + GRACE);
+        let suspects = roster.vanished.suspects(now + GRACE);
 
         roster.listed(list(&all), now + GRACE);
         roster.listed(list(&[]), now + GRACE);
 
-        assert!(roster.gone(&suspects).is_none());
-        assert_eq!(roster.due(), Some(now + GRACE + GRACE));
+        assert!(roster.vanished.gone(&suspects).is_none());
+        assert_eq!(roster.vanished.due(), Some(now + GRACE + GRACE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -426,15 +376,15 @@ mod tests {
         let unheard = [unheard("a"), b.clone(), c.clone()];
 
         assert_eq!(said(roster.listed(list(&unheard), now)), ["~?a"]);
-        assert_eq!(roster.due(), None);
-        assert!(roster.suspects(now + 9 * GRACE).is_empty());
+        assert_eq!(roster.vanished.due(), None);
+        assert!(roster.vanished.suspects(now + 9 * GRACE).is_empty());
         let suspect = vec![("a".parse().unwrap(), now)];
         assert!(missing(suspect, &list(&unheard)).is_empty());
 
         // The agent is back, with nothing.
         let later = now + 9 * GRACE;
         assert!(roster.listed(list(&others), later).is_empty());
-        assert_eq!(roster.due(), Some(later + GRACE));
+        assert_eq!(roster.vanished.due(), Some(later + GRACE));
     }
 
     #[tokio::test(start_paused = true)]

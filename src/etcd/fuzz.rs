@@ -185,8 +185,8 @@ fn history(rng: &mut StdRng, layout: Arc<dyn Layout>, some: fn(&mut StdRng) -> K
     for _ in 0..rng.random_range(1..25) {
         now += Duration::from_secs(rng.random_range(0..12));
         if rng.random_ratio(1, 4) {
-            let suspects = roster.suspects(now);
-            reader.take(roster.gone(&suspects));
+            let suspects = roster.vanished().suspects(now);
+            reader.take(roster.vanished_mut().gone(&suspects));
             told.push(format!("gone {suspects:?}"));
         } else {
             let changes: Vec<_> = (0..rng.random_range(0..3))

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{known::KeyChange, kv::Kv, layout::Layout, watch::Seen};
 use crate::{
     Error, ErrorKind, Instance, InstanceId, ServiceName,
-    resolve::{Census, Change, Skipped, Suspect, Update},
+    resolve::{Census, Change, Skipped, Update, Vanished},
 };
 
 /// The instances of one service.
@@ -21,23 +21,15 @@ use crate::{
 pub(super) struct Roster {
     service: ServiceName,
     layout: Arc<dyn Layout>,
-    /// How long a deletion that nobody announced is only a suspicion.
-    grace: Duration,
     keys: HashMap<Bytes, Arc<Instance>>,
     /// The key that speaks for an id.
     ids: HashMap<InstanceId, Bytes>,
     /// Whether two keys ever had the same id.
     doubled: bool,
-    vanished: BTreeMap<InstanceId, Gone>,
+    vanished: Vanished,
     skipped: BTreeMap<Bytes, Skipped>,
     listed: bool,
     stale: Option<Error>,
-}
-
-#[derive(Debug)]
-struct Gone {
-    instance: Arc<Instance>,
-    since: Instant,
 }
 
 impl Roster {
@@ -45,11 +37,10 @@ impl Roster {
         Self {
             service,
             layout,
-            grace,
             keys: HashMap::new(),
             ids: HashMap::new(),
             doubled: false,
-            vanished: BTreeMap::new(),
+            vanished: Vanished::with_grace(grace),
             skipped: BTreeMap::new(),
             listed: false,
             stale: None,
@@ -129,7 +120,7 @@ impl Roster {
         };
         let skipped = self.skipped.remove(&kv.key).is_some();
         let id = instance.id.clone();
-        let back = self.vanished.remove(&id).is_some();
+        let back = self.vanished.comes_back(&id);
         let before = self.keys.insert(kv.key.clone(), Arc::clone(&instance));
         let speaker = self.ids.insert(id.clone(), kv.key.clone());
         let other = speaker.is_some_and(|speaker| speaker != kv.key);
@@ -156,8 +147,7 @@ impl Roster {
         let id = instance.id.clone();
         let change = self.silent(key, &id, if left { Change::Remove } else { Change::Vanish });
         if let Some(Change::Vanish(_)) = change {
-            let since = now;
-            self.vanished.insert(id, Gone { instance, since });
+            self.vanished.add(instance, now);
         }
         (change.into_iter().collect(), skipped)
     }
@@ -211,46 +201,21 @@ impl Roster {
 
 impl Census for Roster {
     fn so_far(&self) -> Vec<Update> {
-        let mut updates = Vec::new();
-        if self.listed {
-            let gone = self.vanished.values().map(|gone| &gone.instance);
-            let set = self.speakers().chain(gone).map(Arc::clone).collect();
-            updates.push(Update::Reset(set));
-            if !self.vanished.is_empty() {
-                let vanish = self.vanished.keys().cloned().map(Change::Vanish);
-                updates.push(Update::Delta(vanish.collect()));
-            }
-        }
+        let mut updates = if self.listed {
+            self.vanished.and(self.speakers())
+        } else {
+            Vec::new()
+        };
         updates.extend(self.stale.clone().map(Update::Stale));
         self.with_skipped(updates, !self.skipped.is_empty())
     }
 
-    fn due(&self) -> Option<Instant> {
-        let since = self.vanished.values().map(|gone| gone.since).min()?;
-        Some(since + self.grace)
+    fn vanished(&self) -> &Vanished {
+        &self.vanished
     }
 
-    fn suspects(&self, now: Instant) -> Vec<Suspect> {
-        let due = |gone: &Gone| gone.since + self.grace <= now;
-        let vanished = self.vanished.iter().filter(|(_, gone)| due(gone));
-        vanished
-            .map(|(id, gone)| (id.clone(), gone.since))
-            .collect()
-    }
-
-    fn gone(&mut self, suspects: &[Suspect]) -> Option<Update> {
-        let mut changes = Vec::new();
-        for (id, since) in suspects {
-            if self
-                .vanished
-                .get(id)
-                .is_some_and(|gone| gone.since == *since)
-            {
-                self.vanished.remove(id);
-                changes.push(Change::Remove(id.clone()));
-            }
-        }
-        (!changes.is_empty()).then_some(Update::Delta(changes))
+    fn vanished_mut(&mut self) -> &mut Vanished {
+        &mut self.vanished
     }
 }
 
@@ -313,7 +278,7 @@ mod tests {
         assert_eq!(said(roster.seen(delete(server("a", false)), now)), ["~-a"]);
         assert_eq!(said(roster.seen(delete(server("b", true)), now)), ["~?b"]);
 
-        assert_eq!(roster.due(), Some(now + GRACE));
+        assert_eq!(roster.vanished.due(), Some(now + GRACE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -323,13 +288,13 @@ mod tests {
         roster.seen(delete(server("a", true)), now);
         roster.seen(delete(server("b", true)), now);
 
-        let suspects = roster.suspects(now + GRACE);
-        assert!(roster.suspects(now).is_empty());
+        let suspects = roster.vanished.suspects(now + GRACE);
+        assert!(roster.vanished.suspects(now).is_empty());
         let back = roster.seen(put(server("a", true)), now);
 
         assert_eq!(said(back), ["~+a"]);
-        assert_eq!(said(roster.gone(&suspects)), ["~-b"]);
-        assert_eq!(roster.due(), None);
+        assert_eq!(said(roster.vanished.gone(&suspects)), ["~-b"]);
+        assert_eq!(roster.vanished.due(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -337,13 +302,13 @@ mod tests {
         let now = Instant::now();
         let mut roster = with(vec![server("a", true)]);
         roster.seen(delete(server("a", true)), now);
-        let suspects = roster.suspects(now + GRACE);
+        let suspects = roster.vanished.suspects(now + GRACE);
 
         roster.seen(put(server("a", true)), now + GRACE);
         roster.seen(delete(server("a", true)), now + GRACE);
 
-        assert!(roster.gone(&suspects).is_none());
-        assert_eq!(roster.due(), Some(now + GRACE + GRACE));
+        assert!(roster.vanished.gone(&suspects).is_none());
+        assert_eq!(roster.vanished.due(), Some(now + GRACE + GRACE));
     }
 
     #[tokio::test(start_paused = true)]

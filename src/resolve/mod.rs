@@ -18,6 +18,8 @@ mod shaped;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(any(feature = "etcd", feature = "consul"))]
+mod vanished;
 
 use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
@@ -34,9 +36,11 @@ pub use open::open;
 pub use or::Or;
 pub use publish::{Publisher, publish};
 #[cfg(any(feature = "etcd", feature = "consul"))]
-pub(crate) use readers::{Census, Readers, Suspect};
+pub(crate) use readers::{Census, Readers};
 pub use shaped::Shaped;
 pub use snapshot::Snapshot;
+#[cfg(any(feature = "etcd", feature = "consul"))]
+pub(crate) use vanished::{Suspect, Vanished};
 
 use crate::{Error, Instance, InstanceId, ServiceName};
 

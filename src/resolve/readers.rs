@@ -13,26 +13,19 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Publisher, Update, Updates, publish};
-use crate::{Backoff, InstanceId, Result, lock::locked};
+use super::{Publisher, Suspect, Update, Updates, Vanished, publish};
+use crate::{Backoff, Result, lock::locked};
 
 /// What a registry has told of one service.
 pub(crate) trait Census {
     /// What one who begins to read now must be told.
     fn so_far(&self) -> Vec<Update>;
 
-    /// When the next suspicion should be looked into.
-    fn due(&self) -> Option<Instant>;
+    /// Who vanished, and is not said to be gone.
+    fn vanished(&self) -> &Vanished;
 
-    /// Those whose grace has ended.
-    fn suspects(&self, now: Instant) -> Vec<Suspect>;
-
-    /// The registry agrees, more than once, that it does not have these; some may have come back.
-    fn gone(&mut self, suspects: &[Suspect]) -> Option<Update>;
+    fn vanished_mut(&mut self) -> &mut Vanished;
 }
-
-/// One who vanished, and when: who comes back and vanishes again is another suspect.
-pub(crate) type Suspect = (InstanceId, Instant);
 
 /// What is known, and all who are told what changes in it.
 pub(crate) struct Readers<C> {
@@ -86,7 +79,7 @@ impl<C: Census> Readers<C> {
         let mut inner = locked(&self.inner);
         let updates = learn(&mut inner.census);
         inner.tell(updates);
-        if inner.census.due().is_some() {
+        if inner.census.vanished().due().is_some() {
             self.vanished.notify_one();
         }
     }
@@ -123,17 +116,18 @@ impl<C: Census> Readers<C> {
     }
 
     fn due(&self) -> Option<Instant> {
-        locked(&self.inner).census.due()
+        locked(&self.inner).census.vanished().due()
     }
 
     fn suspects(&self) -> Vec<Suspect> {
-        locked(&self.inner).census.suspects(Instant::now())
+        let inner = locked(&self.inner);
+        inner.census.vanished().suspects(Instant::now())
     }
 
     /// Whether any of them was still a suspect, and has gone.
     fn gone(&self, suspects: &[Suspect]) -> bool {
         let mut inner = locked(&self.inner);
-        let gone = inner.census.gone(suspects);
+        let gone = inner.census.vanished_mut().gone(suspects);
         let any = gone.is_some();
         inner.tell(gone);
         any
