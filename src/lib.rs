@@ -45,7 +45,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`resolve`] | what a registry says about a service, as updates that never fail; [`etcd`] is one such registry |
+//! | [`resolve`] | what a registry says about a service, as updates that never fail; [`etcd`] and [`consul`] are such registries |
 //! | [`Endpoint`] | what the registry says about a server, and what is known by calling it |
 //! | [`View`] | an immutable snapshot that calls pick from |
 //! | [`stage`] | whom a channel uses at all: filters, zones, subsets |
@@ -62,6 +62,7 @@
 //! | [`stats`] | what calls came to, for each method and each endpoint |
 //! | [`register`] | the server's side: a registration that is kept |
 //! | [`coord`] | what servers agree on: locks, elections, configuration, entities |
+//! | [`testing`] | whether a registry of one's own keeps what it promises |
 //!
 //! No registry is on the call path: what was known last serves while the registry is away, and the view says
 //! since when. A deletion that nobody announced is a suspicion, not a death.
