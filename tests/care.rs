@@ -269,7 +269,7 @@ async fn what_could_never_work_is_refused_before_anything_is_registered() {
 
     let never = refused(Watchdog::new(Duration::ZERO).into()).await;
     assert!(
-        never.ends_with("patience is 0ns: give one from 1ms to 3600s"),
+        never.ends_with("patience is 0ns: it is from 1ms to 3600s"),
         "{never}"
     );
     let nowhere = refused(Http::get("").into()).await;

@@ -370,18 +370,12 @@ fn what_is_out_of_range_is_refused_when_built_with_its_name_and_limits() {
     for (checks, said) in [
         (
             checks().every(Duration::ZERO),
-            "every is 0ns: give one from 10ms to 3600s",
+            "every is 0ns: it is from 10ms to 3600s",
         ),
-        (
-            checks().timeout(Duration::MAX),
-            "give one from 1ms to 3600s",
-        ),
-        (checks().rise(0), "rise is 0: give one from 1 to 1000"),
-        (checks().fall(0), "fall is 0: give one from 1 to 1000"),
-        (
-            checks().at_once(0),
-            "at_once is 0: give one from 1 to 100000",
-        ),
+        (checks().timeout(Duration::MAX), "it is from 1ms to 3600s"),
+        (checks().rise(0), "rise is 0: it is from 1 to 1000"),
+        (checks().fall(0), "fall is 0: it is from 1 to 1000"),
+        (checks().at_once(0), "at_once is 0: it is from 1 to 100000"),
         (
             Http::get("health").into(),
             "path is \"health\": give one that begins with `/`, without spaces",

@@ -4,6 +4,7 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use rand::RngExt;
 
+use super::ranged;
 use crate::{Error, Result};
 
 /// How a server is asked.
@@ -48,11 +49,21 @@ impl Default for Rule {
 impl Rule {
     pub(super) fn check(&self) -> Result<()> {
         let hour = Duration::from_secs(3600);
-        within("every", self.every, Duration::from_millis(10), hour)?;
-        within("timeout", self.timeout, Duration::from_millis(1), hour)?;
-        within("rise", self.rise, 1, 1_000)?;
-        within("fall", self.fall, 1, 1_000)?;
-        within("at_once", self.at_once, 1, 100_000)
+        ranged(
+            "health checks: every",
+            self.every,
+            Duration::from_millis(10),
+            hour,
+        )?;
+        ranged(
+            "health checks: timeout",
+            self.timeout,
+            Duration::from_millis(1),
+            hour,
+        )?;
+        ranged("health checks: rise", self.rise, 1, 1_000)?;
+        ranged("health checks: fall", self.fall, 1, 1_000)?;
+        ranged("health checks: at_once", self.at_once, 1, 100_000)
     }
 
     /// How long to wait after the first question: at random, so that a fleet which connected in one moment
@@ -107,21 +118,6 @@ impl fmt::Display for Said {
 }
 
 impl StdError for Said {}
-
-/// Refuses what is out of range, by its name and with the limits.
-pub(super) fn within<T: PartialOrd + fmt::Debug>(
-    name: &str,
-    value: T,
-    least: T,
-    most: T,
-) -> Result<()> {
-    if value >= least && value <= most {
-        return Ok(());
-    }
-    Err(Error::config(format!(
-        "health checks: {name} is {value:?}: give one from {least:?} to {most:?}"
-    )))
-}
 
 #[cfg(test)]
 mod tests {
@@ -195,32 +191,32 @@ mod tests {
                     every: Duration::ZERO,
                     ..fine.clone()
                 },
-                "every is 0ns: give one from 10ms to 3600s",
+                "every is 0ns: it is from 10ms to 3600s",
             ),
             (
                 Rule {
                     timeout: Duration::MAX,
                     ..fine.clone()
                 },
-                "give one from 1ms to 3600s",
+                "it is from 1ms to 3600s",
             ),
             (
                 Rule {
                     rise: 0,
                     ..fine.clone()
                 },
-                "rise is 0: give one from 1 to 1000",
+                "rise is 0: it is from 1 to 1000",
             ),
             (
                 Rule {
                     fall: 1_001,
                     ..fine.clone()
                 },
-                "fall is 1001: give one from 1 to 1000",
+                "fall is 1001: it is from 1 to 1000",
             ),
             (
                 Rule { at_once: 0, ..fine },
-                "at_once is 0: give one from 1 to 100000",
+                "at_once is 0: it is from 1 to 100000",
             ),
         ] {
             let refused = rule.check().unwrap_err().to_string();

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Tell, Verdict, rule::within};
+use super::{Tell, Verdict, ranged};
 use crate::{Error, ErrorKind, Result};
 
 /// Trusts a server for as long as it is told regularly that its work goes on.
@@ -48,7 +48,8 @@ impl Watchdog {
 
     pub(super) fn check(&self) -> Result<()> {
         let hour = Duration::from_secs(3600);
-        within("patience", self.patience, Duration::from_millis(1), hour)
+        let name = "health checks: patience";
+        ranged(name, self.patience, Duration::from_millis(1), hour)
     }
 
     pub(super) async fn follow(&self, tell: &Tell<'_>) {
