@@ -264,7 +264,11 @@ fn what_a_dead_runtime_registered_vanishes() {
 
     let vanished = updates.next().now_or_never().flatten().unwrap();
     assert!(matches!(vanished, Update::Delta(c) if matches!(c[..], [Change::Vanish(_)])));
-    drop(registration);
+    assert_eq!(registration.state(), State::Retrying);
+    let why = registration.error().unwrap().to_string();
+    assert!(why.contains("has been shut down"), "{why}");
+    let until = registration.until(State::Registered).now_or_never();
+    assert!(until.unwrap().is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::{Registration, State, registration::Ends};
-use crate::{Error, Instance, Result, ServiceName};
+use crate::{Error, ErrorKind, Instance, Result, ServiceName};
 
 /// Two ends: the [`Registration`] wishes, and the backend's task makes it so through the [`Keeper`].
 ///
@@ -96,6 +96,26 @@ pub struct Keeper {
     taken: u64,
     goal: State,
     report: watch::Sender<Report>,
+}
+
+impl Drop for Keeper {
+    /// A task that ends without having been asked to was dropped with its runtime, or has panicked: what it
+    /// said last is true no longer.
+    fn drop(&mut self) {
+        if self.wished.borrow().gone {
+            return;
+        }
+        self.report.send_if_modified(|report| {
+            let stands = matches!(report.state, State::Registered | State::Draining);
+            if stands {
+                let why =
+                    "nobody keeps it any more: the runtime that it was registered on has been shut down";
+                report.state = State::Retrying;
+                report.error = Some(Error::new(ErrorKind::Lost, why));
+            }
+            stands
+        });
+    }
 }
 
 impl Keeper {
