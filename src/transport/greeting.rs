@@ -40,6 +40,8 @@ const SETTINGS: u8 = 4;
 const MAX_HEADER_LIST_SIZE: u16 = 6;
 /// A number and a value.
 const SETTING: usize = 6;
+/// No call fits into less, so it cannot be meant; and an endpoint that no call ever leaves for is never found out.
+const LEAST: u32 = 512;
 /// Who has more to say than this about settings is no longer listened to.
 const MOST: usize = 1024;
 
@@ -87,7 +89,11 @@ impl Ear {
             let value = value.first_chunk().filter(|_| is_size)?;
             Some(u32::from_be_bytes(*value))
         });
-        Some(size.next_back().unwrap_or(u32::MAX))
+        Some(
+            size.next_back()
+                .filter(|size| *size >= LEAST)
+                .unwrap_or(u32::MAX),
+        )
     }
 }
 
@@ -172,14 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn who_says_nothing_about_it_takes_all() {
+    fn who_says_nothing_about_it_or_what_cannot_be_meant_takes_all() {
         let large = frame(SETTINGS, 0, 0, &[0; 2 * MOST]);
 
         assert_eq!(heard(&settings(&[]), 64), Some((u32::MAX, 1)));
         assert_eq!(heard(&settings(&[(3, 1)]), 64), Some((u32::MAX, 1)));
         assert_eq!(heard(b"HTTP/1.1 400 Bad Request", 64), Some((u32::MAX, 1)));
         assert_eq!(heard(&large, 4096), Some((u32::MAX, 1)));
-        assert_eq!(heard(&settings(&[(6, 1), (6, 2)]), 64), Some((2, 1)));
+        assert_eq!(heard(&settings(&[(6, 0)]), 64), Some((u32::MAX, 1)));
+        assert_eq!(
+            heard(&settings(&[(6, 1_000), (6, 512)]), 64),
+            Some((512, 1))
+        );
     }
 
     proptest! {
