@@ -97,6 +97,8 @@ const OLD_NEWS: f32 = 40.0;
 const HOPE: f32 = 0.85;
 /// A latency that looks bad, and is known by fewer answers than this, counts for less than half.
 const DOUBTS: f32 = 3.0;
+/// In microseconds: of those who answer sooner than that none is preferred for it. Chance delays them by as much.
+const CHANCE: f32 = 2000.0;
 /// The first that is drawn is taken, unless another costs less by this part of it: by so much do equals seem to
 /// differ to one who calls them one by one. Calls in flight tell equals apart: where every fourth usually has one, a
 /// fortieth is enough.
@@ -354,8 +356,7 @@ fn judged(signs: &Signs, now: Tick, usual: f32) -> (Cost, f32) {
     }
     let name = 1.0 - (1.0 - name) * fade(silent / form.forgives());
     let blame = 1.0 / (name * name).powi(2);
-    // At least a microsecond: where nothing is known of anybody, calls in flight decide.
-    let cost = latency.max(stalled).max(1.0) * blame;
+    let cost = latency.max(stalled).max(CHANCE) * blame;
     let may_be_tried = looks_bad && silent > rest;
     (if may_be_tried { -cost } else { cost }, lasts)
 }
@@ -367,7 +368,7 @@ fn look_closely(costs: Each<Cost>, busy: Each, usual: f32) -> (Each<Cost>, Optio
     let to_try = (0..LANES).find(may_be_tried);
     let closely = |cost: Cost| match cost {
         0.0.. => cost,
-        -1.0..0.0 => (-2.0 * cost * usual).max(1.0),
+        -1.0..0.0 => (-2.0 * cost * usual).max(CHANCE),
         _ => -cost,
     };
     (costs.map(closely), to_try)

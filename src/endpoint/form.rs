@@ -55,6 +55,9 @@ const LONGEST_REST: f32 = 36.0;
 /// for so many seconds, and twice as long each time that it is found slow again. By as much of that answer it counts
 /// as slow at once, and by so much of its rest is forgotten with each good answer.
 const SPELL: f32 = 8.0;
+/// In microseconds: what takes no longer is a hiccup, as those who answer in less than milliseconds have them all
+/// the time. It counts no more than the first of a spell would have to take.
+const HICCUP: f32 = 100_000.0;
 const SLOW_REST: f32 = 7.0;
 const COUNTS_AT_ONCE: f32 = 0.2;
 const FORGOTTEN: f32 = 0.01;
@@ -186,7 +189,8 @@ impl Form {
             self.verdict.is_over();
             return;
         }
-        let turns_slow = took > SPELL * known && doubt < SURE;
+        let is_odd = took > SPELL * known;
+        let turns_slow = is_odd && took > HICCUP && doubt < SURE;
         let after = rests.after(took, known, silent, turns_slow);
         if after != rests {
             self.rests.store(after.pack(), Relaxed);
@@ -196,7 +200,12 @@ impl Form {
             .max(LEAST);
         let kept = 1.0 - part;
         let at_once = if turns_slow { COUNTS_AT_ONCE } else { 0.0 };
-        let average = (known + part * (took - known)).max(took * at_once);
+        let told = if is_odd && took <= HICCUP && silent < OTHER {
+            SPELL * known
+        } else {
+            took
+        };
+        let average = (known + part * (told - known)).max(took * at_once);
         let doubt = kept * kept * doubt + part * part;
         self.doubt.store(doubt.to_bits(), Relaxed);
         self.latency.store(average.to_bits(), Relaxed);
