@@ -345,9 +345,9 @@ impl Shared {
         // A sender of our own: h2 ties a shared one to streams that wait to be opened.
         let sender = self.parting().sender.clone();
         let mut sender = sender.ok_or_else(|| Failure::NotSent(self.closed()))?;
-        let (head, empty) = call.head(&self.origin);
-        if call.head_size() > self.takes as usize {
-            return Err(self.takes_less(call.head_size()));
+        let (head, size, empty) = call.head(&self.origin);
+        if size > self.takes as usize {
+            return Err(self.takes_less(size));
         }
         let error = match sender.send_request(head, empty) {
             Ok((response, stream)) => {

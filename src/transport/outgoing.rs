@@ -25,7 +25,6 @@ pub(crate) struct Outgoing {
     head: request::Parts,
     /// The headers, while the map itself has gone to a connection.
     lent: Option<Lent>,
-    head_size: usize,
     source: Source,
 }
 
@@ -64,7 +63,6 @@ impl Outgoing {
         Self {
             head,
             lent: None,
-            head_size: 0,
             source: Source::new(body, bytes),
         }
     }
@@ -100,8 +98,8 @@ impl Outgoing {
         true
     }
 
-    /// The head as it goes to a connection, and whether there is no body.
-    pub(super) fn head(&mut self, origin: &Origin) -> (Request<()>, bool) {
+    /// The head as it goes to a connection, how large it is as HTTP/2 counts, and whether there is no body.
+    pub(super) fn head(&mut self, origin: &Origin) -> (Request<()>, usize, bool) {
         let headers = &mut self.head.headers;
         let (lent, mut size) = Lent::of(headers);
         let mut one_more = |name: &str, value: &[u8]| size += size_of_field(name, value);
@@ -126,7 +124,6 @@ impl Outgoing {
                 .map_or("/", PathAndQuery::as_str)
                 .as_bytes(),
         );
-        self.head_size = size;
 
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
@@ -134,12 +131,7 @@ impl Outgoing {
         *request.version_mut() = Version::HTTP_2;
         // The new one's are empty, and stay here.
         mem::swap(request.headers_mut(), &mut self.head.headers);
-        (request, self.source.is_empty())
-    }
-
-    /// How large the head is that was made last, as HTTP/2 counts.
-    pub(super) fn head_size(&self) -> usize {
-        self.head_size
+        (request, size, self.source.is_empty())
     }
 
     fn uri(&self, origin: &Origin) -> Uri {
@@ -419,7 +411,7 @@ mod tests {
     fn a_head_says_where_it_goes_and_who_sends_it() {
         let mut call = outgoing(&[b"one"]);
 
-        let (head, empty) = call.head(&origin());
+        let (head, _, empty) = call.head(&origin());
 
         assert_eq!(head.uri(), "http://10.0.0.5:50051/a.B/C");
         assert_eq!(head.headers()["te"], "trailers");
@@ -429,12 +421,36 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_as_large_as_all_its_fields_and_32_bytes_for_each() {
+        for own_agent in [false, true] {
+            let mut call = outgoing(&[]);
+            if own_agent {
+                let agent = HeaderValue::from_static("mine/1");
+                call.headers_mut().insert(USER_AGENT, agent);
+            }
+
+            let (head, size, _) = call.head(&origin());
+
+            let own = head.headers().iter();
+            let own = own.map(|(name, value)| name.as_str().len() + value.len() + 32);
+            let pseudo = [
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":authority", "10.0.0.5:50051"),
+                (":path", "/a.B/C"),
+            ];
+            let pseudo = pseudo.map(|(name, value)| name.len() + value.len() + 32);
+            assert_eq!(size, own.sum::<usize>() + pseudo.iter().sum::<usize>());
+        }
+    }
+
+    #[test]
     fn a_callers_own_user_agent_stays() {
         let mut call = outgoing(&[]);
         call.headers_mut()
             .insert(USER_AGENT, HeaderValue::from_static("mine/1"));
 
-        let (head, _) = call.head(&origin());
+        let (head, ..) = call.head(&origin());
 
         assert_eq!(head.headers().get_all(USER_AGENT).iter().count(), 1);
         assert_eq!(head.headers()["user-agent"], "mine/1");
@@ -445,7 +461,7 @@ mod tests {
         let mut call = outgoing(&[b"one", b"two", b"three"]);
         call.headers_mut()
             .append("x-key", HeaderValue::from_static("w"));
-        let (first, _) = call.head(&origin());
+        let (first, ..) = call.head(&origin());
         assert_eq!(next(&mut call).unwrap(), "one");
         assert_eq!(next(&mut call).unwrap(), "two");
 
@@ -453,7 +469,7 @@ mod tests {
 
         assert_eq!(call.path(), "/a.B/C");
         assert_eq!(call.headers().get_all("x-key").iter().count(), 2);
-        let (second, _) = call.head(&origin());
+        let (second, ..) = call.head(&origin());
         assert_eq!(
             (first.uri(), first.headers()),
             (second.uri(), second.headers())
@@ -490,7 +506,7 @@ mod tests {
     fn an_empty_body_needs_no_frame() {
         let mut call = Outgoing::new(Request::new(Body::empty()));
 
-        let (_, empty) = call.head(&origin());
+        let (.., empty) = call.head(&origin());
 
         assert!(empty);
         assert!(call.rewind());

@@ -369,36 +369,6 @@ async fn a_head_that_is_more_than_the_server_takes_stays_here_and_harms_nobody()
 }
 
 #[tokio::test]
-async fn a_head_is_as_large_as_the_server_finds_it() {
-    let mut call = unary("hello");
-    let (dialed, server) = served().await;
-    let mut calls = accepting(server);
-    let answered = tokio::spawn(async move {
-        let (request, mut respond) = calls.recv().await.unwrap();
-        respond.send_response(Response::new(()), true).unwrap();
-        request.into_parts().0
-    });
-
-    dialed.connection.call(&mut call).await.unwrap();
-
-    let head = answered.await.unwrap();
-    let (uri, method) = (head.uri, head.method);
-    let pseudo = [
-        (":method", method.as_str()),
-        (":scheme", uri.scheme_str().unwrap()),
-        (":authority", uri.authority().unwrap().as_str()),
-        (":path", uri.path()),
-    ];
-    let fields = head
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len());
-    let pseudo = pseudo.iter().map(|(name, value)| name.len() + value.len());
-    let sizes: usize = fields.chain(pseudo).map(|size| size + 32).sum();
-    assert_eq!(call.head_size(), sizes);
-}
-
-#[tokio::test]
 async fn a_stream_of_messages_that_panics_after_the_answer_has_begun_ends_the_call() {
     let (dialed, server) = served().await;
     echoing(server);
