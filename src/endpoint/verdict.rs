@@ -15,14 +15,15 @@ pub(crate) struct Verdict(AtomicU64);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Seen(u64);
 
-/// Ticks of verdicts, which are 16,384 nanoseconds long, doubled: the lowest bit is set where none holds.
+/// Nanoseconds, doubled: the lowest bit is set where none holds.
+///
+/// Exact, so that what is picked does not depend on when this process began to count. It begins again every two
+/// seconds: of picks that find what nobody has looked at since then, one in a hundred and thirty takes it for new.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(u32);
 
-/// So many ticks at most.
-const LONGEST: u32 = 1_000;
-/// A tick, in microseconds.
-const TICK: f32 = 16.384;
+/// So many nanoseconds at most.
+const LONGEST: u32 = 16_000_000;
 /// None, and the steps between one none and the next.
 const NONE: u64 = 1;
 const ANOTHER: u64 = 2;
@@ -30,7 +31,7 @@ const ANOTHER: u64 = 2;
 impl Clock {
     #[inline]
     pub(crate) fn at(now: Tick) -> Self {
-        Self((now.nanos() >> 14 << 1) as u32)
+        Self((now.nanos() << 1) as u32)
     }
 }
 
@@ -60,8 +61,8 @@ impl Verdict {
 
     /// This is what it costs, for so many microseconds from now, unless something was learnt since this was seen.
     pub(crate) fn holds(&self, seen: Seen, cost: f32, now: Clock, micros: f32) {
-        let ticks = ((micros / TICK) as u32).min(LONGEST);
-        let until = now.0.wrapping_add(ticks << 1);
+        let nanos = ((micros * 1000.0) as u32).min(LONGEST);
+        let until = now.0.wrapping_add(nanos << 1);
         let word = u64::from(cost.to_bits()) << 32 | u64::from(until);
         // Who finds it changed leaves it to the next.
         let _ = self.0.compare_exchange(seen.0, word, Relaxed, Relaxed);
@@ -100,7 +101,7 @@ mod tests {
         for (micros, while_it_does, when_it_does_not) in [
             (1_000.0, 900, 1_100),
             (0.0, 0, 40),
-            (f32::INFINITY, 16_000, 16_500),
+            (f32::INFINITY, 15_900, 16_100),
         ] {
             let verdict = Verdict::default();
             assert!(verdict.seen().is_over(after(start, 0)));
@@ -133,12 +134,12 @@ mod tests {
 
     #[test]
     fn a_verdict_from_before_the_clock_wrapped_does_not_hold() {
-        let now = Clock(u32::MAX - 9);
+        let now = Clock(u32::MAX - 1_999);
         let verdict = Verdict::default();
 
         verdict.holds(verdict.seen(), 7.5, now, 1_000.0);
 
-        assert!(!verdict.seen().is_over(Clock(10)));
-        assert!(verdict.seen().is_over(Clock(1_000)));
+        assert!(!verdict.seen().is_over(Clock(1_000)));
+        assert!(verdict.seen().is_over(Clock(2_000_000)));
     }
 }
