@@ -95,15 +95,17 @@ const OLD_NEWS: f32 = 40.0;
 /// Where nothing is heard for long, so much of what is usual is hoped for: a little less, or an equal that was
 /// unlucky once might never be tried again.
 const HOPE: f32 = 0.85;
-/// A latency that looks bad, and is known by fewer answers than this, counts for less than half.
+/// A latency that looks bad, and is known by fewer answers than this, counts for less than half; and by one answer
+/// nobody looks slower than so many times what is usual.
 const DOUBTS: f32 = 3.0;
+const FIRST: f32 = 1.5;
 /// In microseconds: of those who answer sooner than that none is preferred for it. Chance delays them by as much.
 const CHANCE: f32 = 2000.0;
 /// The first that is drawn is taken, unless another costs less by this part of it: by so much do equals seem to
 /// differ to one who calls them one by one. Calls in flight tell equals apart: where every fourth usually has one, a
 /// fortieth is enough.
 const SAME: f32 = 0.4;
-const TELLING: f32 = 16.0;
+const TELLING: f32 = 24.0;
 /// One pick in so many tells what is usual, and counts for so much of it.
 const TELLS: u64 = 4;
 const COUNTS: f32 = 1.0 / 16.0;
@@ -345,6 +347,10 @@ fn judged(signs: &Signs, now: Tick, usual: f32) -> (Cost, f32) {
     let hoped = latency.min(usual * HOPE);
     let sure = 1.0 / (1.0 + DOUBTS * form.doubt());
     let latency = hoped + (latency - hoped) * sure * fade(silent / OLD_NEWS);
+    let latency = match form.doubt() {
+        1.0 => latency.min(usual * FIRST),
+        _ => latency,
+    };
     let stalled = form.stalled(now);
     let lasts = match latency - stalled {
         left if left > 0.0 && form.waits() => left,

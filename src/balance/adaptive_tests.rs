@@ -130,6 +130,23 @@ async fn equals_share_evenly_where_calls_come_one_by_one() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_late_the_first_time_is_no_worse_than_others() {
+    for seed in 0..20 {
+        let mut fleet = seeded(5, seed);
+        let met: [_; 5] = std::array::from_fn(|_| std::cell::Cell::new(false));
+
+        let given = calls(&mut fleet, 1_000, |at, nth| {
+            let is_late = !met[at].replace(true) && at > 0;
+            let time = if is_late { 30 * MILLI } else { MILLI * 7 / 10 };
+            (about(time, nth), Code::Ok)
+        });
+        let given = given.await;
+
+        assert!(given[..5].iter().all(|n| *n > 120), "{given:?}");
+    }
+}
+
 /// As exponentials are: many short, few long.
 fn exponential(mean: Duration, nth: usize) -> Duration {
     let bits = (nth as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
