@@ -19,10 +19,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Lender;
 use super::{
     Connect, Connection, Drive, Io, Peer, Settings, Tls,
-    driver::{Driver, H2, Heard, Pace},
-    greeting::Greeted,
+    driver::{Driver, H2, Pace, Traffic},
+    greeting::Greeting,
     keep_alive::Pulse,
     outgoing::Origin,
+    overheard::Overheard,
 };
 use crate::{Address, Error, ErrorKind, Instance};
 
@@ -114,13 +115,14 @@ impl Dialer {
         let io = io.map_err(|_| self.overdue(address, "the network"))?;
         let io = io.map_err(|error| unavailable(format!("connect to {address}"), error))?;
         // Below TLS, which may have sent a part of what it says it could not.
-        let (io, traffic) = Heard::new(io);
-        let mut io: Box<dyn Io> = Box::new(io);
+        let traffic = Arc::<Traffic>::default();
+        let mut io: Box<dyn Io> = Box::new(Overheard::by(Arc::clone(&traffic), io));
         if let Some(tls) = &self.tls {
             let over = timeout_at(until, tls.over(io, instance, address)).await;
             io = over.map_err(|_| self.overdue(address, "TLS"))??;
         }
-        let (io, takes) = Greeted::new(io);
+        let (greeting, takes) = Greeting::new();
+        let io = Overheard::by(greeting, io);
         let ready = timeout_at(until, self.handshake(Box::new(io), address)).await;
         let (sender, h2) = ready.map_err(|_| self.overdue(address, "HTTP/2"))??;
 

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::poll_fn,
-    io,
     pin::Pin,
     sync::{
         Arc,
@@ -15,15 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, client};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     Io,
     connection::Shared,
     keep_alive::{Act, Pulse},
+    overheard::Ear,
     windows::Estimate,
 };
 use crate::{Error, ErrorKind};
@@ -65,12 +62,6 @@ pub(super) type H2 = client::Connection<Box<dyn Io>, Bytes>;
 /// How much slower than asked for to ping, because servers complained: each step doubles.
 #[derive(Debug, Default)]
 pub(super) struct Pace(AtomicU32);
-
-/// A byte stream that counts what it has done.
-pub(super) struct Heard {
-    io: Box<dyn Io>,
-    traffic: Arc<Traffic>,
-}
 
 /// How much a byte stream has brought, and how often it has taken something along.
 #[derive(Debug, Default)]
@@ -406,25 +397,6 @@ impl Alarm {
     }
 }
 
-impl Heard {
-    pub(super) fn new(io: Box<dyn Io>) -> (Self, Arc<Traffic>) {
-        let traffic = Arc::<Traffic>::default();
-        let heard = Self {
-            io,
-            traffic: Arc::clone(&traffic),
-        };
-        (heard, traffic)
-    }
-
-    /// Notes a write that took something along.
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(written, Poll::Ready(Ok(_))) {
-            self.traffic.writes.fetch_add(1, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
 impl Traffic {
     fn reads(&self) -> usize {
         self.reads.load(Ordering::Relaxed)
@@ -435,48 +407,12 @@ impl Traffic {
     }
 }
 
-impl AsyncRead for Heard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let read = buf.filled().len() - before;
-        self.traffic.reads.fetch_add(read, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Heard {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(written)
+impl Ear for Arc<Traffic> {
+    fn read(&mut self, bytes: &[u8]) {
+        self.reads.fetch_add(bytes.len(), Ordering::Relaxed);
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn wrote(&mut self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,27 +1,19 @@
 //! What a server says first: how much metadata it takes.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::overheard::Ear;
 
-use super::Io;
-
-/// A byte stream of HTTP/2, of which the peer's first frame is listened to.
+/// Listens to a peer's first frame.
 ///
 /// That must be its settings, and has in it how large a head it takes. h2 keeps to the other settings by itself; a
 /// head that is too large it sends, and many servers break the connection for it, with all calls that are on it.
-pub(super) struct Greeted {
-    io: Box<dyn Io>,
+pub(super) struct Greeting {
     /// Until the frame is over.
-    ear: Option<Ear>,
+    words: Option<Words>,
     takes: Takes,
 }
 
@@ -32,7 +24,7 @@ pub(super) struct Takes(Arc<AtomicU32>);
 
 /// As much of the first frame as has come.
 #[derive(Debug, Default)]
-struct Ear(Vec<u8>);
+struct Words(Vec<u8>);
 
 /// A frame's length, kind, flags and stream.
 const HEAD: usize = 9;
@@ -45,23 +37,23 @@ const LEAST: u32 = 512;
 /// Who has more to say than this about settings is no longer listened to.
 const MOST: usize = 1024;
 
-impl Greeted {
-    pub(super) fn new(io: Box<dyn Io>) -> (Self, Takes) {
+impl Greeting {
+    pub(super) fn new() -> (Self, Takes) {
         let takes = Takes(Arc::new(AtomicU32::new(u32::MAX)));
-        let greeted = Self {
-            io,
-            ear: Some(Ear::default()),
+        let greeting = Self {
+            words: Some(Words::default()),
             takes: takes.clone(),
         };
-        (greeted, takes)
+        (greeting, takes)
     }
+}
 
-    #[cold]
-    fn hear(&mut self, bytes: &[u8]) {
-        let heard = self.ear.as_mut().and_then(|ear| ear.hear(bytes));
+impl Ear for Greeting {
+    fn read(&mut self, bytes: &[u8]) {
+        let heard = self.words.as_mut().and_then(|words| words.hear(bytes));
         if let Some(takes) = heard {
             self.takes.0.store(takes, Relaxed);
-            self.ear = None;
+            self.words = None;
         }
     }
 }
@@ -72,7 +64,7 @@ impl Takes {
     }
 }
 
-impl Ear {
+impl Words {
     /// What the frame says, once it is over.
     fn hear(&mut self, bytes: &[u8]) -> Option<u32> {
         let room = (HEAD + MOST).saturating_sub(self.0.len());
@@ -97,51 +89,6 @@ impl Ear {
     }
 }
 
-impl AsyncRead for Greeted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if self.ear.is_some() {
-            self.hear(&buf.filled()[before..]);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Greeted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -161,7 +108,7 @@ mod tests {
 
     /// What is heard of words that come in pieces of this size, and in how many of them.
     fn heard(words: &[u8], piece: usize) -> Option<(u32, usize)> {
-        let mut ear = Ear::default();
+        let mut ear = Words::default();
         let mut pieces = words.chunks(piece).enumerate();
         pieces.find_map(|(n, piece)| Some((ear.hear(piece)?, n + 1)))
     }
@@ -195,7 +142,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_said_it_is_over_and_little_is_kept(words in proptest::collection::vec(any::<u8>(), 0..3_000), piece in 1_usize..500) {
-            let mut ear = Ear::default();
+            let mut ear = Words::default();
 
             let over = words.chunks(piece).any(|piece| ear.hear(piece).is_some());
 

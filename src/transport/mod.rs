@@ -25,6 +25,7 @@ mod lent;
 #[cfg(not(feature = "_tls"))]
 mod no_tls;
 mod outgoing;
+mod overheard;
 mod quota;
 mod sending;
 #[cfg(feature = "_tls")]
