@@ -79,6 +79,7 @@
 
 mod backoff;
 pub mod balance;
+mod binary;
 mod channel;
 pub mod codec;
 #[cfg(feature = "consul")]

@@ -18,8 +18,12 @@ impl Admitted {
         };
         // Not counted first and looked at then: those who are refused would be counted for a moment.
         let one_more = |calls| (calls < most).then_some(calls + 1);
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        if shared.under_way.fetch_update(set, fetch, one_more).is_err() {
+        let relaxed = Ordering::Relaxed;
+        if shared
+            .under_way
+            .fetch_update(relaxed, relaxed, one_more)
+            .is_err()
+        {
             let what = format!(
                 "{}: {most} calls are under way, as many as may be",
                 shared.service

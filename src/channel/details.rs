@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::binary::bytes_of;
+
 static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// Takes away details that are not base64: tonic, which reads them wherever there is a status, panics over them, and
@@ -10,39 +12,10 @@ pub(super) fn tidy(metadata: &mut HeaderMap) {
     // Looked through, as there are few: to look a name up is to hash it.
     let are_unreadable = metadata
         .iter()
-        .any(|(name, value)| *name == DETAILS && !is_base64(value.as_bytes()));
+        .any(|(name, value)| *name == DETAILS && bytes_of(value).is_none());
     if are_unreadable {
         metadata.remove(&DETAILS);
     }
-}
-
-/// Whether tonic can read it: with all of its padding, some, or none.
-fn is_base64(text: &[u8]) -> bool {
-    let padding = text.iter().rev().take_while(|&&b| b == b'=').count();
-    let symbols = &text[..text.len() - padding];
-    // What the last symbol says beyond the last byte must be nothing.
-    let (most, beyond) = match symbols.len() % 4 {
-        0 => (0, 0b0000),
-        2 => (2, 0b1111),
-        3 => (1, 0b0011),
-        _ => return false,
-    };
-    let last = symbols.last().map_or(Some(0), |&symbol| value(symbol));
-    padding <= most
-        && symbols.iter().all(|&symbol| value(symbol).is_some())
-        && last.is_some_and(|last| last & beyond == 0)
-}
-
-/// What a symbol of base64 stands for.
-fn value(symbol: u8) -> Option<u8> {
-    Some(match symbol {
-        b'A'..=b'Z' => symbol - b'A',
-        b'a'..=b'z' => symbol - b'a' + 26,
-        b'0'..=b'9' => symbol - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

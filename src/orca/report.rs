@@ -8,6 +8,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::{
     Error, ErrorKind, Result,
+    binary::bytes_of,
     wire::{self, Form},
 };
 
@@ -90,14 +91,9 @@ impl Report {
         let Some(value) = metadata.get(TRAILER) else {
             return Ok(None);
         };
-        // Base64 as tonic reads it, which others pad and others do not.
-        let mut one = HeaderMap::with_capacity(1);
-        one.insert(TRAILER, value.clone());
-        let one = MetadataMap::from_headers(one);
-        let bytes = one.get_bin(TRAILER).map(|value| value.to_bytes());
-        match bytes {
-            Some(Ok(bytes)) => Self::decode(&bytes).map(Some),
-            _ => Err(Error::new(
+        match bytes_of(value) {
+            Some(bytes) => Self::decode(&bytes).map(Some),
+            None => Err(Error::new(
                 ErrorKind::Decode,
                 format!("read the load report in {TRAILER}"),
             )
