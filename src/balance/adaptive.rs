@@ -16,9 +16,10 @@ use crate::{
 /// What counts is how soon an endpoint answers, times its calls in flight, over the fourth power of its good name:
 ///
 /// - **Latency** is a moving average over twenty seconds, or fifty calls, of the time to the head of good
-///   responses. Who fails at once does not look fast.
+///   responses. Who fails at once does not look fast. A call of a method that usually takes a hundred times as long
+///   as the channel's others counts a hundredth, so that nobody looks slow for having been asked it.
 /// - **A stall** counts while it lasts: where calls wait and none is answered, the wait is the latency. A stream
-///   that has begun to answer does not wait.
+///   that has begun to answer does not wait, nor does a call of a method that takes long.
 /// - **Failures** cost four times as much after one, and seventy times after three in a row. They count at the end
 ///   of a stream, with its trailers, by the [one judgement](crate::health::Outcome) of all.
 /// - **Calls in flight** count against what is usual among the seven: where there are many, one more weighs little.
@@ -41,7 +42,9 @@ use crate::{
 ///
 /// # Limits
 ///
-/// All it knows is what this channel's own calls have shown. Where a client calls each server less than once in
+/// All it knows is what this channel's own calls have shown. Methods are told apart, but not the calls of one: where
+/// one method now answers at once and now waits for minutes, as the request says, a server that waits looks stalled.
+/// Where a client calls each server less than once in
 /// some seconds, that is little. A server that was many times slower is found to be fast again only when it is
 /// tried: after one that was slow or failed for long has waited as long again, up to 36 seconds, and where a client
 /// makes ten calls a second and several are slow, in minutes. `scripts/sim` in the repository says

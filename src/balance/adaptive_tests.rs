@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use tonic::Code;
 
@@ -283,4 +283,45 @@ fn one_that_is_barred_is_not_picked_while_others_are_open() {
     let picks = (0..1_000).map(|_| pick.pick(&Call::new("/a.B/C", &headers)));
 
     assert!(picks.into_iter().all(|place| place != 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_a_call_of_a_method_that_takes_long_is_no_worse_for_it() {
+    const LASTS: usize = 400;
+    let mut fleet = among(5);
+    let headers = http::HeaderMap::new();
+    let [get, watch] = ["/a.B/Get", "/a.B/Watch"].map(|path| Call::new(path, &headers));
+    let mut in_flight = VecDeque::new();
+    let (mut beside, mut after) = (0, 0);
+
+    for round in 0..50 {
+        let mut watched = fleet.call_with(&watch);
+        let at = watched.as_ref().map(|call| number(call.endpoint()));
+        for n in 0..2 * LASTS {
+            if n == LASTS
+                && let Some(mut call) = watched.take()
+            {
+                call.answered();
+                call.ended(Code::Ok);
+            }
+            let call = fleet.call_with(&get).unwrap();
+            if at == Some(number(call.endpoint())) {
+                *(if n < LASTS { &mut beside } else { &mut after }) += 1;
+            }
+            in_flight.push_back(call);
+            tokio::time::advance(about(MILLI, round * LASTS + n)).await;
+            if in_flight.len() == 15
+                && let Some(mut call) = in_flight.pop_front()
+            {
+                call.answered();
+                call.ended(Code::Ok);
+            }
+        }
+    }
+
+    let fair = 50 * LASTS / 5;
+    assert!(
+        beside > fair / 2 && after > fair / 2,
+        "{beside} and {after}, of {fair}"
+    );
 }

@@ -14,6 +14,7 @@ use crate::{
     orca::Report,
     resolve::{Change, Update},
     stage::{Stages, Subset},
+    stats::Tallies,
 };
 
 /// What a policy would choose, call by call, in a channel whose servers are always connected.
@@ -45,6 +46,7 @@ pub struct Rehearsal {
     on_trial: Endpoints,
     pick: Option<Box<dyn Pick>>,
     due: Option<Instant>,
+    methods: Tallies,
 }
 
 /// A call of a [`Rehearsal`], in flight until it is dropped. Dropped without a word, it was given up by its
@@ -91,6 +93,7 @@ impl Rehearsal {
             on_trial: Endpoints::default(),
             pick: None,
             due: None,
+            methods: Tallies::new(),
         }
     }
 
@@ -128,9 +131,13 @@ impl Rehearsal {
     /// The same for a call that the policy is to look at.
     pub fn call_with(&mut self, call: &Call<'_>) -> Option<Rehearsed> {
         self.catch_up();
-        if let Some(tried) = self.try_one() {
-            return Some(tried);
-        }
+        let mut called = self.try_one().or_else(|| self.picked(call))?;
+        let method = self.methods.method(call.path());
+        called.in_flight.counts_for(&method, None);
+        Some(called)
+    }
+
+    fn picked(&self, call: &Call<'_>) -> Option<Rehearsed> {
         let picked = self.pick.as_ref()?.pick(call);
         let picked = self.ready.get(picked).or_else(|| self.ready.get(0))?;
         // Where all have been barred since they were found ready, that counts for nothing.

@@ -20,7 +20,7 @@ pub(crate) struct Form {
     latency: AtomicU32,
     /// When something was last learnt about it, were it that it is there.
     heard: AtomicU64,
-    /// Calls of which nothing has been heard.
+    /// Calls of which nothing has been heard, but should be soon.
     waiting: AtomicU32,
     /// When one of them was last heard of; or when the first of them began.
     moved: AtomicU64,
@@ -124,11 +124,10 @@ impl Form {
         let now = Tick::of(now).0;
         self.moved.store(now, Relaxed);
         self.heard.store(now, Relaxed);
-        self.waiting.fetch_sub(1, Relaxed);
         self.verdict.is_over();
     }
 
-    /// A call is over of which nothing was heard.
+    /// A call need not be waited for any more.
     pub(super) fn is_left(&self) {
         self.waiting.fetch_sub(1, Relaxed);
         self.verdict.is_over();
@@ -398,6 +397,7 @@ mod tests {
             form.begins(now);
             form.took(MILLI * ms, now);
             form.speaks(now);
+            form.is_left();
             form.latency() / 1000.0
         };
         times.iter().map(hears).collect()
@@ -437,6 +437,7 @@ mod tests {
         form.begins(Moment::at(now + MILLI * 50));
         assert!((99.0..=100.0).contains(&stalled(MILLI * 100)));
         form.speaks(Moment::at(now + MILLI * 100));
+        form.is_left();
         assert!(stalled(MILLI * 110) < 10.1);
         form.is_left();
 

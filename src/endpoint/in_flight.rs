@@ -25,6 +25,8 @@ pub(crate) struct InFlight {
     on_trial: bool,
     /// Nothing has been heard of it.
     waits: bool,
+    /// The endpoint stalls if it hears nothing of it.
+    is_missed: bool,
     /// When the head of its answer came.
     answered: Option<Moment>,
     /// For how many seconds nothing was heard of the endpoint when it began.
@@ -58,6 +60,7 @@ impl InFlight {
             judged: false,
             on_trial,
             waits: true,
+            is_missed: true,
             answered: None,
             silent,
             counted: Counted::default(),
@@ -73,6 +76,9 @@ impl InFlight {
         method.attempt_begins(again);
         if let Some(why) = again {
             self.vitals.attempts().made_again(why);
+        }
+        if method.takes_long() {
+            self.is_not_missed();
         }
         self.counted.method = Some(Arc::clone(method));
     }
@@ -183,9 +189,22 @@ impl InFlight {
         if outcome == Outcome::Failure {
             form.failed(Moment::now());
         }
-        if self.waits && by_server {
-            self.waits = false;
-            form.speaks(Moment::now());
+        if by_server {
+            self.is_spoken_on(Moment::now());
+        }
+    }
+
+    /// The server says something on it.
+    fn is_spoken_on(&mut self, now: Moment) {
+        if mem::take(&mut self.waits) {
+            self.vitals.form().speaks(now);
+            self.is_not_missed();
+        }
+    }
+
+    fn is_not_missed(&mut self) {
+        if mem::take(&mut self.is_missed) {
+            self.vitals.form().is_left();
         }
     }
 
@@ -234,18 +253,20 @@ impl InFlight {
 
     /// The server has had as long as it usually takes.
     pub(crate) fn had_fair_time(&self) -> bool {
-        self.age() >= self.vitals.latency().usual()
+        self.leveled(self.age()) >= self.vitals.latency().usual()
     }
 
     /// The server has answered, and may have more to say.
     pub(crate) fn is_answered(&mut self, now: Moment) {
         self.answered = Some(now);
         let time = now.since(self.began);
-        self.took(time);
-        self.vitals.form().took(time, now);
+        let leveled = self.leveled(time);
+        self.took(leveled);
+        self.vitals.form().took(leveled, now);
         self.is_sensed(time, now);
-        if mem::take(&mut self.waits) {
-            self.vitals.form().speaks(now);
+        self.is_spoken_on(now);
+        if let Some(method) = &self.counted.method {
+            method.took(time);
         }
         if self.on_trial {
             self.vitals.conduct().answered();
@@ -256,11 +277,18 @@ impl InFlight {
     pub(crate) fn is_given_up(&self) {
         let now = Moment::now();
         let time = now.since(self.began);
-        if time >= self.vitals.latency().usual() {
-            self.took(time);
-            self.vitals.form().kept_waiting(time);
+        let leveled = self.leveled(time);
+        if leveled >= self.vitals.latency().usual() {
+            self.took(leveled);
+            self.vitals.form().kept_waiting(leveled);
             self.is_sensed(time, now);
         }
+    }
+
+    /// What that says about the server: for some methods it is much, for others it is what they usually take.
+    fn leveled(&self, time: Duration) -> Duration {
+        let method = self.counted.method.as_ref();
+        method.map_or(time, |method| method.leveled(time))
     }
 
     fn is_sensed(&self, time: Duration, now: Moment) {
@@ -320,14 +348,12 @@ impl Drop for InFlight {
         if !matches!(self.counted.end, Some(End::Counted)) {
             self.close(None, 0, None);
         }
-        if self.waits {
-            let form = self.vitals.form();
-            // Who was in a hurry says nothing about one that nothing is known of.
-            if !self.judged && form.latency() > 0.0 {
-                form.kept_waiting(self.age());
-            }
-            form.is_left();
+        let form = self.vitals.form();
+        // Who was in a hurry says nothing about one that nothing is known of.
+        if self.waits && !self.judged && form.latency() > 0.0 {
+            form.kept_waiting(self.leveled(self.age()));
         }
+        self.is_not_missed();
         self.vitals.ends();
     }
 }

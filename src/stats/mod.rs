@@ -45,6 +45,7 @@ mod histogram;
 mod look;
 mod meter;
 mod metrics;
+mod norm;
 mod print;
 mod recent;
 mod ring;

@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::tally::Tally;
+use super::{norm::Norm, tally::Tally};
 
 /// Finds a method by its path, without a lock and without an allocation, once it is known.
 ///
@@ -25,6 +25,8 @@ pub(crate) struct Tallies {
     first: [OnceLock<Arc<Tally>>; FIRST],
     known: ArcSwap<HashMap<Box<str>, Arc<Tally>, Seed>>,
     other: Arc<Tally>,
+    /// What calls of all of them usually take.
+    all: Arc<Norm>,
 }
 
 /// To look through so many takes no longer than to hash.
@@ -38,12 +40,13 @@ pub(super) const OTHER: &str = "other";
 
 impl Tallies {
     pub(crate) fn new() -> Self {
-        let since = Instant::now();
+        let (since, all) = (Instant::now(), Arc::default());
         Self {
             since,
             first: array::from_fn(|_| OnceLock::new()),
             known: ArcSwap::from_pointee(HashMap::with_hasher(Seed(rand::random()))),
-            other: Arc::new(Tally::new(OTHER, since)),
+            other: Arc::new(Tally::new(OTHER, since, &all)),
+            all,
         }
     }
 
@@ -71,7 +74,7 @@ impl Tallies {
 
     #[cold]
     fn learn(&self, path: &str) -> Arc<Tally> {
-        let new = Arc::new(Tally::new(path, self.since));
+        let new = Arc::new(Tally::new(path, self.since, &self.all));
         // Whoever else is at it finds the same place, and one of them fills it.
         let mut first = self.first.iter();
         let first = first.find_map(|first| {

@@ -2,7 +2,7 @@
 
 use std::{
     array,
-    sync::{OnceLock, atomic::AtomicU64},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use super::{
     Past, Unseen,
     bounds::{RETRIES, TRANSPARENT},
     ends::{Buckets, ByCode, Ends, Weighed, Why, add, wrapped},
+    norm::{self, Norm},
     recent::{self, BUCKETS, Recent},
     ring::{Counted, Last, Ring, tick},
     seat::{PLACES, Seat},
@@ -24,6 +25,9 @@ pub(crate) struct Tally {
     path: Box<str>,
     since: Moment,
     ring: Ring,
+    /// What its calls usually take, and those of all methods of the channel.
+    norm: Norm,
+    all: Arc<Norm>,
     parts: [OnceLock<Box<Part>>; PLACES],
 }
 
@@ -46,11 +50,13 @@ pub(super) struct Part {
 }
 
 impl Tally {
-    pub(super) fn new(path: &str, since: Instant) -> Self {
+    pub(super) fn new(path: &str, since: Instant, all: &Arc<Norm>) -> Self {
         Self {
             path: path.into(),
             since: Moment::at(since),
             ring: Ring::new(),
+            norm: Norm::default(),
+            all: Arc::clone(all),
             parts: array::from_fn(|_| OnceLock::new()),
         }
     }
@@ -74,6 +80,24 @@ impl Tally {
             part.recent.add_to(&mut sums, epoch);
         }
         shares.map(|share| recent::percentile(&sums, share))
+    }
+
+    /// How long a call of a usual method would have taken, where one of this took so long.
+    #[inline]
+    pub(crate) fn leveled(&self, time: Duration) -> Duration {
+        self.norm.known().leveled(self.all.known(), time)
+    }
+
+    /// Whether a server that is slow to answer its calls need not be slow.
+    #[inline]
+    pub(crate) fn takes_long(&self) -> bool {
+        self.norm.known().takes_long(self.all.known())
+    }
+
+    /// An attempt got the head of a good answer in this time.
+    #[inline]
+    pub(crate) fn took(&self, time: Duration) {
+        norm::learn(&self.norm, &self.all, time);
     }
 
     /// The part that is counted at this seat.
