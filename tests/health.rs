@@ -226,7 +226,8 @@ async fn what_counts_as_failure_is_for_the_user_to_say() {
         Code::Aborted => Outcome::Failure,
         _ => ended.usual(),
     };
-    let ward = Ward::of(3, |builder| builder.classify(lost)).await;
+    let in_turn = RoundRobin::default();
+    let ward = Ward::of(3, |builder| builder.policy(in_turn).classify(lost)).await;
     ward.falls(1, Illness::Says(Code::Aborted));
 
     let tally = ward.call(500, Duration::from_secs(1)).await;

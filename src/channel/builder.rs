@@ -134,7 +134,7 @@ impl Builder {
     }
 
     /// How calls are shared out. As the service's [configuration](Self::service_config) says, or else
-    /// [`LeastLoaded`](crate::balance::LeastLoaded), unless set.
+    /// [`Adaptive`](crate::balance::Adaptive), unless set.
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.policy = Some(Arc::new(policy));
         self

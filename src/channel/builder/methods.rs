@@ -9,7 +9,7 @@ use super::Builder;
 use super::Source;
 use crate::{
     Error, Leaving,
-    balance::{LeastLoaded, Policy},
+    balance::{Adaptive, Policy},
     channel::{
         again,
         configured::Configured,
@@ -220,7 +220,7 @@ impl Builder {
             (Some(own), _) => (own, None),
             (None, Some(named)) => (Arc::clone(&named.policy), Some(Arc::clone(&named.policy))),
             (None, None) => {
-                let usual: Arc<dyn Policy> = Arc::new(LeastLoaded);
+                let usual: Arc<dyn Policy> = Arc::new(Adaptive::default());
                 (Arc::clone(&usual), Some(usual))
             }
         };
