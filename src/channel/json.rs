@@ -73,6 +73,9 @@ fn endpoint(endpoint: &Endpoint, now: Instant) -> Value {
         "in_flight": endpoint.in_flight(),
         "calls": endpoint.calls(),
         "failures": endpoint.failures(),
+        "failing": endpoint.failing(),
+        "latency": endpoint.latency().map(|latency| latency.as_secs_f64()),
+        "silent": endpoint.silent(now).map(|silent| silent.as_secs_f64()),
         "last_error": endpoint.last_error().map(|error| error.chain()),
     })
 }

@@ -34,6 +34,8 @@ pub struct View {
 
 /// So many endpoints are named in a status; the view has all of them.
 const NAMED: usize = 3;
+/// One of which nothing has been heard for longer than this while calls wait is said to be silent.
+const LONG: Duration = Duration::from_secs(1);
 
 impl View {
     pub(super) fn empty(service: ServiceName) -> Self {
@@ -213,6 +215,15 @@ impl fmt::Display for View {
                 endpoint.calls(),
                 endpoint.failures(),
             )?;
+            if let Some(latency) = endpoint.latency() {
+                write!(f, "  answers in {latency:.1?}")?;
+            }
+            if endpoint.failing() > 0 {
+                write!(f, "  failed {} in a row", endpoint.failing())?;
+            }
+            if let Some(silent) = endpoint.silent(now).filter(|silent| *silent > LONG) {
+                write!(f, "  silent for {}", seconds(silent))?;
+            }
             let connections = endpoint.connections();
             if connections > 1 {
                 write!(f, "  connections {connections}")?;
@@ -258,8 +269,12 @@ fn seconds(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
-    use crate::{ErrorKind, balance::conform::endpoints, stage::Outside};
+    use crate::{
+        ErrorKind, balance::conform::endpoints, health::EndedBy, moment::Moment, stage::Outside,
+    };
 
     #[test]
     fn the_outlook_says_who_and_why_and_since_when() {
@@ -324,6 +339,37 @@ mod tests {
             "{table}"
         );
         assert_eq!(view.to_json()["endpoints"][2]["outside"], "filter");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_table_says_how_soon_each_answers_and_who_fails_or_does_not_answer() {
+        let known = endpoints(&[1; 4]);
+        let mut calls: Vec<_> = known.iter().map(Endpoint::begin).collect();
+        calls.truncate(3);
+        tokio::time::advance(Duration::from_millis(20)).await;
+        calls[0].is_answered(Moment::now());
+        calls[1].ended_by(EndedBy::Status, Code::Internal);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let view = View {
+            known,
+            ..View::empty("greeter".parse().unwrap())
+        };
+
+        let (table, json) = (view.to_string(), view.to_json());
+
+        let says = ["answers in 20.0ms", "failed 1 in a row", "silent for 3.0 s"];
+        for (line, says) in table.lines().skip(1).zip(says) {
+            assert!(line.contains(says), "{table}");
+            assert!(says_of(line).count() == 1, "{table}");
+        }
+        assert_eq!(says_of(table.lines().nth(4).unwrap()).count(), 0);
+        assert_eq!(json["endpoints"][1]["failing"], 1);
+        assert_eq!(json["endpoints"][2]["latency"], serde_json::Value::Null);
+    }
+
+    fn says_of(line: &str) -> impl Iterator<Item = &str> {
+        let all = ["answers in", "in a row", "silent for"];
+        all.into_iter().filter(|says| line.contains(*says))
     }
 
     #[test]

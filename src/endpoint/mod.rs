@@ -112,6 +112,33 @@ impl Endpoint {
         self.vitals.failures()
     }
 
+    /// How many failed in a row, until now.
+    pub fn failing(&self) -> usize {
+        self.conduct().failed_in_a_row().into()
+    }
+
+    /// How soon it answers, as a rule and as far as is known: what the default policy goes by.
+    ///
+    /// A moving average of some fifty good answers, or twenty seconds. Calls of methods that usually take longer
+    /// count as if they were of a usual one, so that servers can be told apart by it; one that was slow or failed and
+    /// is well again counts for quicker than it is for some answers.
+    pub fn latency(&self) -> Option<Duration> {
+        let micros = self.vitals.form().latency();
+        Duration::try_from_secs_f32(micros * 1e-6)
+            .ok()
+            .filter(|_| micros > 0.0)
+    }
+
+    /// For how long calls to it have waited at that time and none has been answered, if any wait; such that
+    /// usually take long do not count.
+    pub fn silent(&self, now: Instant) -> Option<Duration> {
+        let form = self.vitals.form();
+        let micros = form.stalled(Tick::at(now));
+        Duration::try_from_secs_f32(micros * 1e-6)
+            .ok()
+            .filter(|_| form.waits())
+    }
+
     /// Whether it is ready, and if not, why.
     pub fn state(&self) -> State {
         self.vitals.condition().state
