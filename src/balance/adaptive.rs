@@ -110,10 +110,10 @@ const CHANCE: f32 = 2000.0;
 const SAME: f32 = 0.4;
 const TELLING: f32 = 24.0;
 /// One pick in so many tells what is usual, and counts for so much of it.
-const TELLS: u64 = 4;
+const TELLS: u32 = 4;
 const COUNTS: f32 = 1.0 / 16.0;
 /// One pick in so many earns a try of one that looks bad.
-const EARNS: u64 = 1024;
+const EARNS: u32 = 1024;
 /// So many tries may be saved, and made at first.
 const MOST: u32 = 8;
 /// Who takes so many times what is usual, or has lost so much of its good name, looks bad. One that was well
@@ -124,18 +124,28 @@ const BLAMED: f32 = 0.1;
 /// One that looks slow is tried after so many seconds.
 const TRY_AFTER: f32 = 5.0;
 
-/// The places of the candidates, each once, and after them any.
+/// The places of the candidates, each once and in the order in which they were drawn, and after them any.
 struct Drawn {
     places: Each<usize>,
     n: usize,
-    /// Which of them was drawn first.
-    first: usize,
 }
 
 /// Something of each candidate, and of nobody: processors reckon with four or eight numbers at once.
 type Each<T = f32> = [T; LANES];
 const LANES: usize = MOST_DRAWN.next_power_of_two();
 const MOST_DRAWN: usize = CHOICES + 1;
+/// One of so many, as a part.
+const ONE_OF: [f32; LANES + 1] = [
+    1.0,
+    1.0,
+    0.5,
+    1.0 / 3.0,
+    0.25,
+    0.2,
+    1.0 / 6.0,
+    1.0 / 7.0,
+    0.125,
+];
 
 /// What a call to an endpoint without any would cost, in microseconds. To be looked at closely, this is below 0:
 ///
@@ -169,25 +179,27 @@ impl Pick for Best {
             return 0;
         }
         // One by one: what is copied at once waits until all are written.
-        let [bits, a, b, c, d] = dice::rolls();
+        let [a, b, c, d] = dice::rolls();
         let rolls = [a, b, c, d];
         let now = Tick::of(call.at());
         if self.alias.is_none() && self.board.len() > CHOICES {
-            self.best_of(self.some(rolls, (bits >> 16) as u32), bits, now)
+            // Seven times 32 bits are drawn by.
+            self.best_of(self.some(rolls), (d >> 32) as u32, now)
         } else {
-            self.best_of_few(rolls, bits, now)
+            self.best_of_few(rolls, now)
         }
     }
 }
 
 impl Best {
-    /// The best of those that are drawn. Part of each who calls it, so that what is drawn need not go through memory.
+    /// The best of those that are drawn, and by chance, what is learnt from it. Part of each who calls it, so that what
+    /// is drawn need not go through memory.
     #[inline(always)]
-    fn best_of(&self, drawn: Drawn, bits: u64, now: Tick) -> usize {
+    fn best_of(&self, drawn: Drawn, chance: u32, now: Tick) -> usize {
         let usual = f32::from_bits(self.fleet.usual.load(Relaxed));
         let (mut costs, busy) = self.look_at(&drawn, now, usual);
-        let found_busy = sum(&busy) * (1.0 / drawn.n as f32);
-        if bits & (EARNS - 1) == 0 {
+        let found_busy = sum(&busy) * ONE_OF[drawn.n];
+        if chance & (EARNS - 1) == 0 {
             self.fleet.earns_a_try();
         }
         let any = costs.iter().fold(0, |any, cost| any | cost.to_bits());
@@ -200,18 +212,16 @@ impl Best {
             }
             costs = better;
         }
-        let same = self.fleet.same().to_bits();
         for nth in 0..LANES {
-            // Nothing of it, or all, without a branch, which nobody could foretell.
-            let less = f32::from_bits(same & u32::from(nth == drawn.first).wrapping_neg());
-            costs[nth] *= (busy[nth] + (1.0 + found_busy)) * (1.0 - less);
+            costs[nth] *= busy[nth] + (1.0 + found_busy);
         }
+        costs[0] *= 1.0 - self.fleet.same();
         let (least, second) = two_least(&costs);
         if self.board.len() > CHOICES {
             self.runner_up.0.store(drawn.places[second] as u32, Relaxed);
         }
         let picked = drawn.places[least];
-        if bits >> 56 < 256 / TELLS {
+        if chance >> 24 < 256 / TELLS {
             let latency = self.board.signs(picked).form().latency();
             self.fleet.meets(latency, found_busy);
         }
@@ -219,13 +229,14 @@ impl Best {
     }
 
     #[inline(never)]
-    fn best_of_few(&self, rolls: [u64; 4], bits: u64, now: Tick) -> usize {
-        self.best_of(self.few(rolls), bits, now)
+    fn best_of_few(&self, rolls: [u64; 4], now: Tick) -> usize {
+        let chance = mix(rolls[1], rolls[2]);
+        self.best_of(self.few(rolls), chance as u32, now)
     }
 
     /// Some of many equals.
     #[inline]
-    fn some(&self, rolls: [u64; 4], first: u32) -> Drawn {
+    fn some(&self, rolls: [u64; 4]) -> Drawn {
         let n = self.board.len();
         let mut places = some_of(n, rolls);
         let runner_up = self.runner_up.0.load(Relaxed) as usize;
@@ -234,7 +245,6 @@ impl Best {
         Drawn {
             places,
             n: CHOICES + usize::from(is_new),
-            first: dice::scale(first, CHOICES),
         }
     }
 
@@ -244,11 +254,9 @@ impl Best {
         let mut drawn = Drawn {
             places: [0; LANES],
             n: 0,
-            first: 0,
         };
         if let Some(alias) = &self.alias {
             let [a, b, c, d] = rolls;
-            let mix = |roll: u64, other: u64| roll.rotate_left(32) ^ other;
             let mixed = [a, b, c, d, mix(a, b), mix(c, d), mix(a, d)];
             mixed.into_iter().for_each(|roll| drawn.add(alias.at(roll)));
         } else {
@@ -311,18 +319,32 @@ impl Best {
     }
 }
 
-/// Some of so many, each at most once: Floyd's way. In which order says nothing.
+/// Some of so many, each at most once. The first is any of them; of the others it is Floyd's way, and in which order
+/// they are says nothing.
 #[inline]
 fn some_of(n: usize, rolls: [u64; 4]) -> Each<usize> {
     let mut places = [0; LANES];
-    for nth in 0..CHOICES {
+    let below = |end: usize, nth: usize| {
         let bits = (rolls[nth / 2] >> (32 * (nth % 2))) as u32;
-        let last = n - CHOICES + nth;
-        let place = dice::scale(bits, last + 1);
-        let is_new = is_none_of(&places[..nth], place);
+        dice::scale(bits, end)
+    };
+    let first = below(n, 0);
+    for nth in 1..CHOICES {
+        let last = n - 1 - CHOICES + nth;
+        let place = below(last + 1, nth);
+        let is_new = is_none_of(&places[1..nth], place);
         places[nth] = if is_new { place } else { last };
     }
+    for place in &mut places[1..CHOICES] {
+        *place += usize::from(*place >= first);
+    }
+    places[0] = first;
     places
+}
+
+/// Of two rolls another.
+fn mix(roll: u64, other: u64) -> u64 {
+    roll.rotate_left(32) ^ other
 }
 
 /// Looks at all of them: nobody can foretell at which to stop.
