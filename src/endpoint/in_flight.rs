@@ -253,7 +253,15 @@ impl InFlight {
 
     /// The server has had as long as it usually takes.
     pub(crate) fn had_fair_time(&self) -> bool {
-        self.leveled(self.age()) >= self.vitals.latency().usual()
+        self.is_fair(self.age())
+    }
+
+    /// Of a method that was never answered nobody knows better than of the others.
+    fn is_fair(&self, time: Duration) -> bool {
+        let method = self.counted.method.as_ref();
+        let known = method.filter(|method| method.is_known());
+        let time = known.map_or(time, |method| method.leveled(time));
+        time >= self.vitals.latency().usual()
     }
 
     /// The server has answered, and may have more to say.
@@ -277,8 +285,8 @@ impl InFlight {
     pub(crate) fn is_given_up(&self) {
         let now = Moment::now();
         let time = now.since(self.began);
-        let leveled = self.leveled(time);
-        if leveled >= self.vitals.latency().usual() {
+        if self.is_fair(time) {
+            let leveled = self.leveled(time);
             self.took(leveled);
             self.vitals.form().kept_waiting(leveled);
             self.is_sensed(time, now);
@@ -355,5 +363,37 @@ impl Drop for InFlight {
         }
         self.is_not_missed();
         self.vitals.ends();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{balance::conform::endpoints, stats::Tallies};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_method_that_takes_long_has_its_time_and_one_that_nobody_answers_no_more_than_others()
+    {
+        let (known, methods) = (endpoints(&[1; 2]), Tallies::new());
+        let [quick, slow, dead] = ["/a.B/Quick", "/a.B/Slow", "/a.B/Dead"];
+        let call = async |path: &str, at: usize, millis: u64| {
+            let mut call = known[at].begin();
+            call.counts_for(&methods.method(path), None);
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            call
+        };
+        for n in 0..100 {
+            call(quick, n % 2, 4 + n as u64 % 2)
+                .await
+                .is_answered(Moment::now());
+            call(slow, n % 2, 2_000).await.is_answered(Moment::now());
+        }
+
+        for at in 0..2 {
+            assert!(!call(slow, at, 500).await.had_fair_time());
+            assert!(call(slow, at, 4_000).await.had_fair_time());
+            assert!(call(quick, at, 500).await.had_fair_time());
+            assert!(call(dead, at, 500).await.had_fair_time());
+        }
     }
 }

@@ -78,12 +78,18 @@ impl Known {
         Duration::from_secs_f32(log.min(LONGEST).exp2() * 1e-6)
     }
 
+    /// Whether it is known well enough to say that a call has had its time.
+    #[inline]
+    pub(super) fn is_known(self) -> bool {
+        self.answers >= FEW
+    }
+
     /// Whether one that waits for its answer longer than others do shows nothing.
     #[inline]
     pub(super) fn takes_long(self, all: Self) -> bool {
-        match self.answers {
-            0..FEW => all.answers >= MANY,
-            _ => self.log > all.log + LONG,
+        match self.is_known() {
+            true => self.log > all.log + LONG,
+            false => all.answers >= MANY,
         }
     }
 }

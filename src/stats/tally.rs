@@ -88,6 +88,11 @@ impl Tally {
         self.norm.known().leveled(self.all.known(), time)
     }
 
+    /// Whether it is known what its calls take.
+    pub(crate) fn is_known(&self) -> bool {
+        self.norm.known().is_known()
+    }
+
     /// Whether a server that is slow to answer its calls need not be slow.
     #[inline]
     pub(crate) fn takes_long(&self) -> bool {
