@@ -1,4 +1,4 @@
-//! What a unary call costs through this crate's channel and through tonic's `balance_channel`, in one run:
+//! What a unary call costs through this crate's channel, which takes turns here, and through tonic's `balance_channel`, in one run:
 //! `cargo bench --bench call`. Servers run in a process of their own; the contenders take turns, and the
 //! medians of their rounds are compared. Absolute figures are this machine's; the ratios travel.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]

@@ -39,7 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let limits = config.bind_or("limits", Limits { requests: 1 }).await?;
     // However many do so at once, each doubles what another left.
     let double = |old: Option<Limits>| Limits {
-        requests: old.map_or(1, |old| old.requests.wrapping_mul(2)),
+        requests: old.map_or(1, |old| old.requests.saturating_mul(2)),
     };
     let doubled = config.update("limits", double).await?;
     println!("doubled to {}", doubled.value.requests);

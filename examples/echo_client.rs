@@ -32,7 +32,8 @@ sent, ok and failed, by server and status, how long they took, and the longest t
 Exits 0 only if no call failed.
 
   --target URL         whom to call: etcd://127.0.0.1:2379/services-echo, static://10.0.0.1:50051, ...
-  --policy NAME        adaptive, round_robin, random, weighted, weighted_random, least_loaded; adaptive unless given
+  --policy NAME        adaptive, round_robin, random, weighted, weighted_random, least_loaded, ...; as the library
+                       has it, adaptive, unless given
   --requests N         how many calls; 100, unless this or --seconds is given
   --seconds S          for how long to call, instead
   --concurrency C      how many callers, each with one call at a time; 1 unless given

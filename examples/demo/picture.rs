@@ -214,7 +214,7 @@ fn totals(score: Score) -> String {
     )
 }
 
-/// The states in colour, and bold where nothing failed yet something might.
+/// A server's state in its colour.
 fn coloured(line: &str) -> String {
     let paint = [
         (" ready ", 32),

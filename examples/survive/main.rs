@@ -16,6 +16,7 @@ use std::{
     collections::HashSet,
     env, fs,
     future::ready,
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -41,9 +42,19 @@ use tonic_fleet::{
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-fn main() {
+/// What there is to measure.
+const PARTS: [&str; 3] = ["failing", "hedging", "storm"];
+
+fn main() -> ExitCode {
     let mut asked = env::args().skip(1);
     let what = asked.next();
+    if let Some(what) = what.as_deref().filter(|what| !PARTS.contains(what)) {
+        eprintln!(
+            "survive: {what:?} is none of its parts: name one of {}, or none",
+            PARTS.join(", ")
+        );
+        return ExitCode::from(2);
+    }
     let is_asked = |name: &str| what.as_deref().is_none_or(|what| what == name);
     if is_asked("failing") {
         let runtime = Runtime::new_multi_thread().enable_all().build().unwrap();
@@ -87,6 +98,7 @@ fn main() {
         .unwrap();
         println!("  plotted in {file}");
     }
+    ExitCode::SUCCESS
 }
 
 fn standing_still<T, F: Future<Output = T>>(run: impl Fn() -> F) -> T {

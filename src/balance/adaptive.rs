@@ -47,8 +47,17 @@ use crate::{
 /// Where a client calls each server less than once in
 /// some seconds, that is little. A server that was many times slower is found to be fast again only when it is
 /// tried: after one that was slow or failed for long has waited as long again, up to 36 seconds, and where a client
-/// makes ten calls a second and several are slow, in minutes. `scripts/sim` in the repository says
-/// how it does in seventeen scenarios, beside others, and with what confidence.
+/// makes ten calls a second and several are slow, in minutes.
+///
+/// After all servers were slow at once, as when what they all call is, those who are found to be quick again first are
+/// given far more than their share until the others have been tried: for some five seconds, the slowest of a hundred
+/// calls may take ten times as long as with [`LeastLoaded`](super::LeastLoaded).
+///
+/// Streams that stay open are levelled only as far as servers begin to answer equally soon: of two, one that takes
+/// three times as long is given one stream in sixteen, however many the other has. Where a channel's calls are mostly
+/// such, `LeastLoaded` is the better choice.
+///
+/// `scripts/sim` in the repository says how it does in twenty-two scenarios, beside others, and with what confidence.
 ///
 /// ```
 /// use tonic_fleet::{Channel, balance::Adaptive};

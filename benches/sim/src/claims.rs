@@ -11,6 +11,7 @@ use crate::{
 
 /// Whom the claims are about, and against whom; the first is the base of ratios.
 pub const POLICIES: [&str; 4] = ["tower", "adaptive", "plain_random", "plain_round_robin"];
+
 /// Something that was said, with what was seen.
 #[derive(Clone, Debug, Serialize)]
 pub struct Claim {
