@@ -43,15 +43,18 @@ use crate::{
 /// # Limits
 ///
 /// All it knows is what this channel's own calls have shown. Methods are told apart, but not the calls of one: where
-/// one method now answers at once and now waits for minutes, as the request says, a server that waits looks stalled.
-/// Where a client calls each server less than once in
-/// some seconds, that is little. A server that was many times slower is found to be fast again only when it is
-/// tried: after one that was slow or failed for long has waited as long again, up to 36 seconds, and where a client
-/// makes ten calls a second and several are slow, in minutes.
+/// one method now answers at once and now waits for minutes, as the request says, a server that waits looks stalled,
+/// and others are given its calls meanwhile. Where there are few that is too much for them: of two or five servers, each
+/// busy for 70 % of the time, one such call in a thousand makes half of all others wait for a second and more. Name
+/// such a method apart, or choose [`LeastLoaded`](super::LeastLoaded).
+///
+/// Where a client calls each server less than once in some seconds, what it knows is little. A server that was many
+/// times slower is found to be fast again only when it is tried: after one that was slow or failed for long has waited
+/// as long again, up to 36 seconds, and where a client makes ten calls a second and several are slow, in minutes.
 ///
 /// After all servers were slow at once, as when what they all call is, those who are found to be quick again first are
 /// given far more than their share until the others have been tried: for some five seconds, the slowest of a hundred
-/// calls may take ten times as long as with [`LeastLoaded`](super::LeastLoaded).
+/// calls may take ten times as long as with `LeastLoaded`.
 ///
 /// Streams that stay open are levelled only as far as servers begin to answer equally soon: of two, one that takes
 /// three times as long is given one stream in sixteen, however many the other has. Where a channel's calls are mostly
