@@ -1,5 +1,6 @@
 //! What a change in the registry costs, from the resolver's word to the view that calls pick from, by the
-//! size of the set and by how many of it are connected: `cargo bench --bench apply`.
+//! size of the set and by how many of it are connected: `cargo bench --bench apply`, or `cargo bench --bench apply --
+//! adaptive 10000` for this policy and this size. A new weight is a change after which weights differ.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 use std::{sync::Mutex, time::Duration};
@@ -7,7 +8,7 @@ use std::{sync::Mutex, time::Duration};
 use nix::time::ClockId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tonic_fleet::{
-    Address, Channel, Instance, ServiceName,
+    Address, Channel, Instance, ServiceName, balance,
     resolve::{Change, Publisher, Resolve, Updates, publish},
     transport::{Connect, Connecting, Io},
 };
@@ -51,6 +52,11 @@ fn instance(n: usize, connected: usize) -> Instance {
     instance.unwrap()
 }
 
+/// Whether the command line has this word.
+fn is_said(what: &str) -> bool {
+    std::env::args().any(|word| word == what)
+}
+
 /// The processor's time until the next view; all there is runs in this one thread.
 async fn seen(channel: &Channel, publisher: &Publisher, tell: impl FnOnce(&Publisher)) -> Duration {
     let number = channel.view().number();
@@ -64,18 +70,22 @@ fn cpu() -> Duration {
     ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap().into()
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
-}
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     println!(
-        "{:>10} {:>10} {:>14} {:>14} {:>16} {:>8}",
-        "instances", "connected", "first load", "one change", "10,000 changes", "views"
+        "{:>10} {:>10} {:>14} {:>14} {:>14} {:>16} {:>8}",
+        "instances",
+        "connected",
+        "first load",
+        "a new version",
+        "a new weight",
+        "10,000 changes",
+        "views"
     );
-    for n in [100, 1_000, 10_000, 100_000] {
+    let sizes = [100, 1_000, 10_000, 100_000];
+    let is_named = |n: &usize| is_said(&n.to_string());
+    let any_named = sizes.iter().any(is_named);
+    for n in sizes.into_iter().filter(|n| is_named(n) || !any_named) {
         measure(n, 0).await;
         measure(n, n.min(10_000)).await;
     }
@@ -84,23 +94,26 @@ async fn main() {
 async fn measure(n: usize, connected: usize) {
     let (publisher, updates) = publish();
     let told = Told(Mutex::new(Some(updates)));
-    let channel = Channel::over("greeter".parse().unwrap(), told)
-        .connect_with(PortOne)
-        .build()
-        .unwrap();
+    let policy = std::env::args().find_map(|word| balance::named(&word).ok());
+    let channel = Channel::over("greeter".parse().unwrap(), told).connect_with(PortOne);
+    let channel = match policy {
+        Some(policy) => channel.policy(policy),
+        None => channel,
+    };
+    let channel = channel.build().unwrap();
     let all: Vec<Instance> = (0..n).map(|n| instance(n, connected)).collect();
     let first = seen(&channel, &publisher, |publisher| publisher.reset(all)).await;
     channel.ready(connected).await;
-    let mut ones = Vec::new();
-    let quick = std::env::args().any(|word| word == "--quick");
-    for weight in 2..if quick { 7 } else { 22 } {
-        // A rest, so that the view is not held back for company.
-        tokio::time::sleep(Duration::from_millis(510)).await;
-        let one = instance(connected / 2, connected).weight(weight);
-        let change = Change::Put(one.into());
-        ones.push(seen(&channel, &publisher, |publisher| publisher.delta([change])).await);
-    }
-    tokio::time::sleep(Duration::from_millis(510)).await;
+    let one = || instance(connected / 2, connected);
+    let versions = (1..).map(|version: u32| one().version(version.to_string()));
+    let version = changes(&channel, &publisher, versions).await;
+    let weight = changes(
+        &channel,
+        &publisher,
+        (2..).map(|weight| one().weight(weight)),
+    )
+    .await;
+    tokio::time::sleep(REST).await;
     let before = channel.view().number();
     let burst = (0..10_000).map(|k| (instance(k % n, connected), 100 + (k / n) as u32));
     let changes: Vec<Change> = burst
@@ -112,7 +125,26 @@ async fn measure(n: usize, connected: usize) {
     .await;
     let views = channel.view().number() - before;
     println!(
-        "{n:>10} {connected:>10} {first:>14.1?} {:>14.1?} {many:>16.1?} {views:>8}",
-        median(ones)
+        "{n:>10} {connected:>10} {first:>14.1?} {version:>14.1?} {weight:>14.1?} {many:>16.1?} {views:>8}",
     );
+}
+
+/// So that a view is not held back for company.
+const REST: Duration = Duration::from_millis(510);
+
+/// What each of these costs, one after the other.
+async fn changes(
+    channel: &Channel,
+    publisher: &Publisher,
+    changes: impl Iterator<Item = Instance>,
+) -> Duration {
+    let rounds = if is_said("--quick") { 5 } else { 20 };
+    let mut times = Vec::new();
+    for one in changes.take(rounds) {
+        tokio::time::sleep(REST).await;
+        let change = Change::Put(one.into());
+        times.push(seen(channel, publisher, |publisher| publisher.delta([change])).await);
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
 }

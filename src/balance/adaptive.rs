@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{Call, Pick, Policy, alias::Alias, dice};
 use crate::{
-    Endpoint, Endpoints,
+    Endpoints,
     endpoint::{Board, Clock, Signs, Tick, fade},
 };
 
@@ -174,15 +174,22 @@ impl Policy for Adaptive {
         let weights = ready.weights();
         let equal = weights.are_equal();
         let mean = weights.sum as f32 / ready.len() as f32;
-        let per_weight = |endpoint: &Endpoint| mean / endpoint.weight().max(1) as f32;
         Box::new(Best {
             board: Board::of(ready),
-            per_weight: (!equal).then(|| ready.iter().map(per_weight).collect()),
+            per_weight: (!equal).then(|| per_weight(ready, mean)),
             alias: (!equal).then(|| Alias::of(ready)),
             fleet: Arc::clone(&self.fleet),
             runner_up: RunnerUp(AtomicU32::new(u32::MAX)),
         })
     }
+}
+
+fn per_weight(ready: &Endpoints, mean: f32) -> Box<[f32]> {
+    let mut all = Vec::with_capacity(ready.len());
+    for part in ready.parts() {
+        all.extend(part.each_weight().iter().map(|weight| mean / weight));
+    }
+    all.into()
 }
 
 impl Pick for Best {

@@ -3,7 +3,7 @@ use std::{collections::VecDeque, time::Duration};
 use tonic::Code;
 
 use super::{super::conform, *};
-use crate::{Instance, balance::Rehearsal};
+use crate::{Endpoint, Instance, balance::Rehearsal};
 
 const MILLI: Duration = Duration::from_millis(1);
 

@@ -1,123 +1,145 @@
-//! Drawing by weight in two steps, whatever the number of endpoints (Walker's alias method, by a sweep).
+//! Drawing endpoints by weight, at the same cost whatever their number.
 
-use super::dice::scale;
-use crate::{Endpoint, Endpoints};
+use crate::{
+    Endpoint, Endpoints,
+    endpoint::{Columns, Members},
+};
 
-/// Columns of equal height, each shared by at most two.
+/// A column for each; or, where there are many, for each part of them, and then one for each of the part: few
+/// parts have changed since the last table was made.
 #[derive(Debug)]
 pub(super) struct Alias {
-    columns: Box<[Column]>,
+    columns: Columns,
+    /// None where there is a column for each.
+    parts: Box<[Part]>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Column {
-    /// How much of the column is its own, of 2^32.
-    own: u32,
-    /// Whose the rest is.
-    other: u32,
+#[derive(Debug)]
+struct Part {
+    /// The place of its first.
+    start: usize,
+    columns: Columns,
 }
+
+/// As many have a column each: it is quicker to draw.
+const FEW: usize = 1024;
 
 impl Alias {
     /// Endpoints by their weights. Where all weights are 0, they count as equal.
     pub(super) fn of(ready: &Endpoints) -> Self {
-        Self::by(
-            ready.weights().sum,
-            ready.len(),
-            ready.iter().map(Endpoint::weight),
-        )
+        if ready.len() > FEW {
+            return Self::of_parts(ready);
+        }
+        Self::of_each(ready)
+    }
+
+    /// The same with a column for each, however many there are: quicker to draw from, and longer to make.
+    pub(super) fn of_each(ready: &Endpoints) -> Self {
+        let sum = ready.weights().sum;
+        let weights = ready.iter().map(Endpoint::weight);
+        Self {
+            columns: Columns::by(sum, ready.len(), weights),
+            parts: Box::default(),
+        }
+    }
+
+    fn of_parts(ready: &Endpoints) -> Self {
+        let sum = ready.weights().sum;
+        let count = |part: &Members| match sum {
+            0 => part.all().len() as u64,
+            _ => part.weights().sum,
+        };
+        let counts: Vec<u64> = ready.parts().map(count).collect();
+        let mut start = 0;
+        let part = |part: &Members| {
+            let first = start;
+            start += part.all().len();
+            Part {
+                start: first,
+                columns: part.columns().clone(),
+            }
+        };
+        Self {
+            parts: ready.parts().map(part).collect(),
+            columns: columns(&counts),
+        }
     }
 
     pub(super) fn new(weights: &[u64]) -> Self {
-        Self::by(weights.iter().sum(), weights.len(), weights.iter().copied())
-    }
-
-    /// So many with these weights, which come to this sum.
-    ///
-    /// Goes through the light and through the heavy once, side by side: what a heavy one has above its own column
-    /// fills those of light ones; and when that leaves it too little, the next heavy one fills its own.
-    fn by(sum: u64, n: usize, weights: impl Iterator<Item = u64> + Clone) -> Self {
-        let whole = |place| Column {
-            own: u32::MAX,
-            other: place,
-        };
-        let mut columns: Box<[Column]> = (0..n as u32).map(whole).collect();
-        let heights = weights.map(|weight| weight * n as u64).enumerate();
-        let mut light = heights.clone().filter(|(_, height)| *height < sum);
-        let mut heavy = heights.filter(|(_, height)| *height >= sum);
-        let Some((mut giver, mut has)) = heavy.next() else {
-            return Self { columns };
-        };
-        let part = OF / sum as f64;
-        let own = |height: u64| (height as f64 * part) as u32;
-        loop {
-            let (place, height) = if has < sum {
-                (giver, has)
-            } else if let Some(light) = light.next() {
-                light
-            } else {
-                break;
-            };
-            if place == giver {
-                let Some(next) = heavy.next() else { break };
-                (giver, has) = next;
-            }
-            has -= sum - height;
-            columns[place] = Column {
-                own: own(height),
-                other: giver as u32,
-            };
+        Self {
+            columns: columns(weights),
+            parts: Box::default(),
         }
-        Self { columns }
     }
 
     /// The place that these bits stand for.
+    #[inline]
     pub(super) fn at(&self, bits: u64) -> usize {
-        let place = scale((bits >> 32) as u32, self.columns.len());
-        let column = self.columns[place];
-        // A column that is wholly another's has no share of its own, not even a chance of 2^-32.
-        if (bits as u32) < column.own || column.other as usize == place {
-            place
-        } else {
-            column.other as usize
+        if self.parts.is_empty() {
+            return self.columns.at(bits);
         }
+        let part = &self.parts[self.columns.at_half((bits >> 32) as u32)];
+        part.start + part.columns.at_half(bits as u32)
     }
 }
 
-/// The height of a column.
-const OF: f64 = 4_294_967_296.0;
+fn columns(weights: &[u64]) -> Columns {
+    Columns::by(weights.iter().sum(), weights.len(), weights.iter().copied())
+}
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use super::{super::conform, *};
 
-    use super::*;
+    /// So many draws: one half of their bits is spread evenly, and the other half is this.
+    const DRAWS: u32 = 1 << 16;
 
-    /// The exact share of each, of 2^32 a column.
-    fn shares(alias: &Alias) -> Vec<u64> {
-        let mut shares = vec![0; alias.columns.len()];
-        for (place, column) in alias.columns.iter().enumerate() {
-            if column.other as usize == place {
-                shares[place] += 1 << 32;
-            } else {
-                shares[place] += u64::from(column.own);
-                shares[column.other as usize] += (1 << 32) - u64::from(column.own);
-            }
-        }
-        shares
+    fn spread(nth: u32) -> u64 {
+        u64::from(nth << 16)
     }
 
-    proptest! {
-        #[test]
-        fn each_has_its_share(weights in proptest::collection::vec(0_u64..=1_000_000, 1..200)) {
-            let alias = Alias::new(&weights);
-            let sum: u64 = weights.iter().sum();
-            let n = weights.len() as f64;
+    /// The share of each part, and then of each in its part.
+    fn shares(alias: &Alias, n: usize) -> (Vec<f64>, Vec<f64>) {
+        let mut parts = vec![0.0; alias.parts.len()];
+        let mut all = vec![0.0; n];
+        let one = 1.0 / f64::from(DRAWS);
+        let part_of = |place| alias.parts.partition_point(|part| part.start <= place) - 1;
+        for nth in 0..DRAWS {
+            let part = part_of(alias.at(spread(nth) << 32));
+            if parts[part] == 0.0 {
+                for low in 0..DRAWS {
+                    all[alias.at(spread(nth) << 32 | spread(low))] += one;
+                }
+            }
+            parts[part] += one;
+        }
+        (parts, all)
+    }
 
-            for (share, weight) in shares(&alias).into_iter().zip(weights) {
-                let is = share as f64 / 4_294_967_296.0 / n;
-                let should = if sum == 0 { 1.0 / n } else { weight as f64 / sum as f64 };
-                prop_assert!((is - should).abs() < 1e-6, "{is} {should}");
-                prop_assert!(weight > 0 || sum == 0 || share == 0);
+    #[test]
+    fn of_many_each_part_has_its_share_and_each_in_it_has() {
+        for heaviest in [0, 7] {
+            let weights: Vec<u32> = (0..1_500).map(|n| n % 1_000 / 100 * heaviest).collect();
+            let ready = conform::endpoints(&weights);
+
+            let alias = Alias::of(&ready);
+
+            let (parts, all) = shares(&alias, ready.len());
+            let count = |part: &Members| match heaviest {
+                0 => vec![1.0; part.all().len()],
+                _ => part.all().iter().map(|e| e.weight() as f64).collect(),
+            };
+            let counts: Vec<Vec<f64>> = ready.parts().map(count).collect();
+            let whole: f64 = counts.iter().flatten().sum();
+            assert!(alias.parts.len() > 8);
+            for ((counts, share), part) in counts.iter().zip(parts).zip(&alias.parts) {
+                let sum: f64 = counts.iter().sum();
+                assert!((share - sum / whole).abs() < 0.001, "{share} {sum} {whole}");
+                for (count, share) in counts.iter().zip(&all[part.start..]) {
+                    let should = if sum == 0.0 { 0.0 } else { count / sum };
+                    assert!((share - should).abs() < 0.003, "{share} {count} {sum}");
+                    assert!(*count > 0.0 || *share == 0.0);
+                }
             }
         }
     }

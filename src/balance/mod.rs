@@ -280,7 +280,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Policy>, Error> {
 /// What share each has, unless all have all of it.
 fn shares(ready: &Endpoints) -> Option<Vec<u64>> {
     let share = |endpoint: &Endpoint| u64::from(endpoint.share());
-    let partial = ready.iter().any(|endpoint| endpoint.share() < 100);
+    let partial = !ready.weights().whole;
     partial.then(|| ready.iter().map(share).collect())
 }
 

@@ -34,7 +34,7 @@ impl Pick for Any {
 
 impl Policy for WeightedRandom {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
-        Box::new(Likely(Alias::of(ready)))
+        Box::new(Likely(Alias::of_each(ready)))
     }
 }
 

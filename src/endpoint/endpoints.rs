@@ -1,12 +1,11 @@
 //! Many endpoints in order: cheap to copy, cheap to change, and quick to look one up by its place.
 
-use std::{
-    fmt,
-    ops::Index,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, ops::Index, sync::Arc};
 
-use super::Endpoint;
+use super::{
+    Endpoint, Weights,
+    members::{MOST, Members, look_at},
+};
 use crate::InstanceId;
 
 /// Endpoints in the order of their ids.
@@ -44,25 +43,8 @@ struct Chunk {
     members: Arc<Members>,
 }
 
-#[derive(Clone, Default)]
-struct Members {
-    all: Vec<Endpoint>,
-    /// Of all, once somebody has asked: most changes of many are over before that.
-    weights: OnceLock<Weights>,
-}
-
-/// What the [weights](Endpoint::weight) of many come to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Weights {
-    pub(crate) sum: u64,
-    /// What each weighs, if that is the same; of none it is.
-    pub(crate) each: Option<u64>,
-}
-
 /// In how many chunks around where it should be a place is looked for first.
 const NEAR: usize = 8;
-/// More make a change dearer, fewer a copy of the spine.
-const MOST: usize = 128;
 
 impl Endpoints {
     /// How many there are.
@@ -78,7 +60,7 @@ impl Endpoints {
     /// The one at this place.
     pub fn get(&self, place: usize) -> Option<&Endpoint> {
         let chunk = self.spine.chunks.get(self.spine.chunk_of(place))?;
-        chunk.members.all.get(place - chunk.start)
+        chunk.members.all().get(place - chunk.start)
     }
 
     /// The one of this id.
@@ -86,7 +68,7 @@ impl Endpoints {
         let (at, found) = self.spine.seek(id);
         // Looked at first: where there is none, there is no chunk either.
         let place = found.ok()?;
-        Some(&self.spine.chunks[at].members.all[place])
+        Some(&self.spine.chunks[at].members.all()[place])
     }
 
     /// All, in order.
@@ -94,7 +76,12 @@ impl Endpoints {
         self.spine
             .chunks
             .iter()
-            .flat_map(|chunk| chunk.members.all.iter())
+            .flat_map(|chunk| chunk.members.all().iter())
+    }
+
+    /// All in parts, each of which keeps what tables need of it from one change of the others to the next.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Members> {
+        self.spine.chunks.iter().map(|chunk| &*chunk.members)
     }
 
     /// All, beginning at this place and ending before it.
@@ -104,13 +91,7 @@ impl Endpoints {
 
     /// What their weights come to: cheap where little has changed since it was last asked.
     pub(crate) fn weights(&self) -> Weights {
-        let mut chunks = self
-            .spine
-            .chunks
-            .iter()
-            .map(|chunk| chunk.members.weights());
-        let first = chunks.next().unwrap_or_default();
-        chunks.fold(first, Weights::and)
+        Weights::of_all(self.parts().map(Members::weights))
     }
 
     /// Whether nothing was changed between the two, told at a glance: clones are, equals need not be.
@@ -120,8 +101,9 @@ impl Endpoints {
 
     /// Adds an endpoint, or takes it in place of the one that has its id, unless that is the same.
     pub(crate) fn put(&mut self, endpoint: Endpoint) {
-        let (at, found) = self.spine.seek(endpoint.id());
-        if found.is_ok_and(|place| self.spine.chunks[at].members.all[place].is_clone_of(&endpoint))
+        let (at, found) = self.seek_to_change(endpoint.id());
+        if found
+            .is_ok_and(|place| self.spine.chunks[at].members.all()[place].is_clone_of(&endpoint))
         {
             return;
         }
@@ -147,7 +129,7 @@ impl Endpoints {
 
     /// Takes out the one of this id, if there is one.
     pub(crate) fn remove(&mut self, id: &InstanceId) {
-        let (at, Ok(place)) = self.spine.seek(id) else {
+        let (at, Ok(place)) = self.seek_to_change(id) else {
             return;
         };
         let spine = Arc::make_mut(&mut self.spine);
@@ -159,6 +141,26 @@ impl Endpoints {
             spine.join(at);
         }
         spine.renumber(at);
+    }
+}
+
+impl Endpoints {
+    /// The chunk that this id belongs in, and where it is in it or should be. What will have to be copied is looked
+    /// at.
+    fn seek_to_change(&self, id: &InstanceId) -> (usize, Result<usize, usize>) {
+        let chunks = &self.spine.chunks;
+        let is_shared = Arc::strong_count(&self.spine) > 1;
+        if is_shared {
+            look_at(chunks.iter().map(|chunk| &chunk.members));
+        }
+        let at = self.spine.chunk_for(id);
+        let members = chunks.get(at).map(|chunk| &chunk.members);
+        if let Some(members) = members
+            && (is_shared || Arc::strong_count(members) > 1)
+        {
+            members.look_over();
+        }
+        (at, members.map_or(Err(0), |members| members.seek(id)))
     }
 }
 
@@ -191,14 +193,14 @@ impl Spine {
 
     /// The chunk that this id belongs in, and where it is in it or should be.
     fn seek(&self, id: &InstanceId) -> (usize, Result<usize, usize>) {
-        let after = self
-            .chunks
-            .partition_point(|chunk| chunk.members.all[0].id() <= id);
-        let at = after.saturating_sub(1);
-        let found = self.chunks.get(at).map_or(Err(0), |chunk| {
-            chunk.members.all.binary_search_by(|e| e.id().cmp(id))
-        });
-        (at, found)
+        let at = self.chunk_for(id);
+        let chunk = self.chunks.get(at);
+        (at, chunk.map_or(Err(0), |chunk| chunk.members.seek(id)))
+    }
+
+    fn chunk_for(&self, id: &InstanceId) -> usize {
+        let begins = |chunk: &Chunk| chunk.members.begins_by(id);
+        self.chunks.partition_point(begins).saturating_sub(1)
     }
 
     /// Makes two of a full chunk; of the last one only the newcomer is taken off, for many arrive in order.
@@ -209,10 +211,7 @@ impl Spine {
         members.shrink_to_fit();
         let right = Chunk {
             start: 0,
-            members: Arc::new(Members {
-                all: right,
-                ..Members::default()
-            }),
+            members: Arc::new(Members::new(right)),
         };
         self.chunks.insert(at + 1, right);
     }
@@ -223,9 +222,9 @@ impl Spine {
             .chunks
             .get(at + 1)
             .map(|next| Arc::clone(&next.members));
-        let here = self.chunks[at].members.all.len();
-        if let Some(next) = next.filter(|next| here + next.all.len() <= MOST / 2) {
-            self.chunks[at].change().extend_from_slice(&next.all);
+        let here = self.chunks[at].members.all().len();
+        if let Some(next) = next.filter(|next| here + next.all().len() <= MOST / 2) {
+            self.chunks[at].change().extend_from_slice(next.all());
             self.chunks.remove(at + 1);
         }
     }
@@ -233,10 +232,10 @@ impl Spine {
     /// Tells the chunks from this one on where they start.
     fn renumber(&mut self, from: usize) {
         let before = from.checked_sub(1).map(|before| &self.chunks[before]);
-        let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.all.len());
+        let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.all().len());
         for chunk in &mut self.chunks[from..] {
             chunk.start = start;
-            start += chunk.members.all.len();
+            start += chunk.members.all().len();
         }
         self.len = start;
         self.dense = ((self.chunks.len() as u64) << 32) / (start.max(1) as u64);
@@ -246,53 +245,7 @@ impl Spine {
 impl Chunk {
     /// Its endpoints, to be changed: those of clones stay as they are.
     fn change(&mut self) -> &mut Vec<Endpoint> {
-        let members = Arc::make_mut(&mut self.members);
-        members.weights = OnceLock::new();
-        &mut members.all
-    }
-}
-
-impl Members {
-    fn weights(&self) -> Weights {
-        *self.weights.get_or_init(|| {
-            let mut all = self
-                .all
-                .iter()
-                .map(|endpoint| Weights::of(endpoint.weight()));
-            let first = all.next().unwrap_or_default();
-            all.fold(first, Weights::and)
-        })
-    }
-}
-
-impl Weights {
-    fn of(one: u64) -> Self {
-        Self {
-            sum: one,
-            each: Some(one),
-        }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            sum: self.sum + other.sum,
-            each: self.each.filter(|_| self.each == other.each),
-        }
-    }
-
-    /// Whether nobody weighs more than another.
-    pub(crate) fn are_equal(&self) -> bool {
-        self.each.is_some()
-    }
-}
-
-impl Default for Weights {
-    /// Of none.
-    fn default() -> Self {
-        Self {
-            sum: 0,
-            each: Some(0),
-        }
+        Arc::make_mut(&mut self.members).change()
     }
 }
 
@@ -303,7 +256,7 @@ impl Index<usize> for Endpoints {
     /// If there are not so many.
     fn index(&self, place: usize) -> &Endpoint {
         let chunk = &self.spine.chunks[self.spine.chunk_of(place)];
-        &chunk.members.all[place - chunk.start]
+        &chunk.members.all()[place - chunk.start]
     }
 }
 
@@ -355,6 +308,7 @@ mod tests {
             for (n, weight) in changes {
                 if n % 64 == 0 {
                     endpoints.weights();
+                    endpoints.parts().for_each(|part| assert!(!part.each_weight().is_empty()));
                 }
                 if weight == 0 {
                     endpoints.remove(endpoint(n, 0).id());
@@ -375,7 +329,9 @@ mod tests {
             let told = endpoints.weights();
             prop_assert_eq!(told.sum, weights().sum::<u64>());
             prop_assert_eq!(told.are_equal(), weights().all(|w| Some(w) == weights().next()));
-            let sizes = endpoints.spine.chunks.iter().map(|c| c.members.all.len());
+            let each = endpoints.parts().flat_map(Members::each_weight).copied();
+            prop_assert!(each.eq(weights().map(|w| w as f32)));
+            let sizes = endpoints.spine.chunks.iter().map(|c| c.members.all().len());
             let sizes: Vec<_> = sizes.collect();
             prop_assert!(sizes.iter().all(|size| (1..=MOST).contains(size)), "{:?}", sizes);
         }

@@ -1,5 +1,6 @@
 //! What we know about a server by using it, beside what the registry says.
 
+mod columns;
 mod endpoints;
 mod entry;
 mod event;
@@ -7,6 +8,7 @@ mod form;
 mod in_flight;
 mod latency;
 mod links;
+mod members;
 mod peak;
 mod probed;
 mod senses;
@@ -20,12 +22,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub(crate) use columns::Columns;
 pub use endpoints::Endpoints;
 pub use event::Event;
 pub(crate) use form::{Form, OLD_FAILURES, Tick, fade};
 pub(crate) use in_flight::InFlight;
 pub(crate) use latency::Latency;
 use links::Links;
+pub(crate) use members::Members;
+use members::Weights;
 pub(crate) use peak::Peak;
 pub(crate) use probed::Probed;
 pub(crate) use senses::Senses;

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{Endpoint, Endpoints, Form, Latency};
+use super::{Endpoint, Endpoints, Form, Latency, members::MOST as LONGEST};
 use crate::{health::Conduct, moment::Moment};
 
 /// How an endpoint is doing, as far as picks look at it.
@@ -34,13 +34,11 @@ type Sheet = Arc<[Signs]>;
 #[derive(Debug)]
 pub(super) struct Line(Row);
 
-/// Where a line is, with every handle of its endpoint: a board asks thousands for it.
+/// Where a line is, with every handle of its endpoint: a strip asks many for it.
+///
+/// The sheet's number and which it is on it, in bytes as there is no more room.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spot {
-    /// The sheet's number, in bytes as there is no more room; the greatest stands for all that are greater, too.
-    sheet: [u8; 2],
-    nth: u8,
-}
+pub(super) struct Spot([u8; 3]);
 
 #[derive(Debug)]
 struct Row {
@@ -48,6 +46,15 @@ struct Row {
     /// Of the sheet; no other has the same at the same time.
     number: usize,
     nth: usize,
+}
+
+/// Where the signs of a few endpoints are that follow each other.
+#[derive(Debug)]
+pub(super) struct Strip {
+    /// The numbers of their sheets, and where on them.
+    lines: [u32; LONGEST],
+    /// Whether all are on one sheet, as those are that arrived together.
+    is_one: bool,
 }
 
 /// The signs of endpoints by their places: what a policy goes through.
@@ -78,7 +85,12 @@ static BLANK: Mutex<Blank> = Mutex::new(Blank::new());
 /// endpoints do not pay for hundreds, and those who have thousands have few sheets.
 const FEWEST: usize = 8;
 const MOST: usize = 1 << BITS;
-const BITS: u32 = u8::BITS;
+const BITS: u32 = 10;
+/// The bits of a line that say where on its sheet it is.
+const ON_IT: u32 = MOST as u32 - 1;
+
+/// No sheet is at this place of a board.
+const UNKNOWN: u32 = u32::MAX;
 
 impl Signs {
     fn new() -> Self {
@@ -132,17 +144,35 @@ impl Line {
     }
 
     pub(super) fn spot(&self) -> Spot {
-        Spot {
-            sheet: u16::try_from(self.0.number)
-                .unwrap_or(u16::MAX)
-                .to_ne_bytes(),
-            nth: self.0.nth as u8,
-        }
+        Spot::new(self.0.number, self.0.nth)
     }
 
     #[inline]
     pub(super) fn signs(&self) -> &Signs {
         &self.0.sheet[self.0.nth]
+    }
+}
+
+impl Spot {
+    /// Stands for all that are greater, too.
+    const GREATEST: usize = (1 << (24 - BITS)) - 1;
+
+    fn new(number: usize, nth: usize) -> Self {
+        let [.., a, b, c] = (number.min(Self::GREATEST) << BITS | nth).to_be_bytes();
+        Self([a, b, c])
+    }
+
+    fn bits(self) -> usize {
+        let [a, b, c] = self.0.map(usize::from);
+        a << 16 | b << 8 | c
+    }
+
+    fn number(self) -> usize {
+        self.bits() >> BITS
+    }
+
+    fn nth(self) -> usize {
+        self.bits() % MOST
     }
 }
 
@@ -153,28 +183,46 @@ impl Drop for Line {
     }
 }
 
-impl Board {
-    pub(crate) fn of(endpoints: &Endpoints) -> Self {
-        let mut sheets: Vec<Sheet> = Vec::new();
-        let mut known: Vec<Option<u32>> = Vec::new();
-        let mut at = |endpoint: &Endpoint| {
-            let (spot, row) = (endpoint.spot(), || &endpoint.vitals().line().0);
-            let number = match u16::from_ne_bytes(spot.sheet) {
-                u16::MAX => row().number,
-                number => number.into(),
+impl Strip {
+    pub(super) fn of(endpoints: &[Endpoint]) -> Self {
+        let mut lines = [0; LONGEST];
+        for (line, endpoint) in lines.iter_mut().zip(endpoints) {
+            let spot = endpoint.spot();
+            let number = match spot.number() {
+                Spot::GREATEST => endpoint.vitals().line().0.number,
+                number => number,
             };
-            if known.len() <= number {
-                known.resize(number + 1, None);
+            *line = (number << BITS | spot.nth()) as u32;
+        }
+        let mut all = lines.iter().take(endpoints.len());
+        let is_one = all.all(|line| line >> BITS == lines[0] >> BITS);
+        Self { lines, is_one }
+    }
+}
+
+impl Board {
+    /// Put together from strips, few of which are new: what changes is one endpoint among thousands, as a rule.
+    pub(crate) fn of(endpoints: &Endpoints) -> Self {
+        let mut sheets = Sheets::default();
+        let mut at = vec![0; endpoints.len()].into_boxed_slice();
+        let mut rest = &mut *at;
+        for part in endpoints.parts() {
+            let (strip, all) = (part.strip(), part.all());
+            let (here, after) = rest.split_at_mut(all.len());
+            rest = after;
+            if strip.is_one {
+                let sheet = sheets.place(strip.lines[0] >> BITS, &all[0]);
+                let lines = here.iter_mut().zip(&strip.lines);
+                lines.for_each(|(at, line)| *at = sheet | (line & ON_IT));
+                continue;
             }
-            let sheet = *known[number].get_or_insert_with(|| {
-                sheets.push(Arc::clone(&row().sheet));
-                sheets.len() as u32 - 1
-            });
-            sheet << BITS | u32::from(spot.nth)
-        };
+            for ((at, line), endpoint) in here.iter_mut().zip(&strip.lines).zip(all) {
+                *at = sheets.place(line >> BITS, endpoint) | (line & ON_IT);
+            }
+        }
         Self {
-            at: endpoints.iter().map(&mut at).collect(),
-            sheets: sheets.into(),
+            at,
+            sheets: sheets.all.into(),
             endpoints: endpoints.clone(),
         }
     }
@@ -192,6 +240,36 @@ impl Board {
     pub(crate) fn signs(&self, place: usize) -> &Signs {
         let at = self.at[place] as usize;
         &self.sheets[at >> BITS][at % MOST]
+    }
+}
+
+/// The sheets of a board that is put together.
+#[derive(Default)]
+struct Sheets {
+    all: Vec<Sheet>,
+    /// Where they are on the board, by their numbers.
+    known: Vec<u32>,
+}
+
+impl Sheets {
+    /// Where the sheet of this number is, on which this endpoint's line is.
+    #[inline(always)]
+    fn place(&mut self, number: u32, endpoint: &Endpoint) -> u32 {
+        match self.known.get(number as usize) {
+            Some(&place) if place != UNKNOWN => place,
+            _ => self.add(number as usize, endpoint),
+        }
+    }
+
+    #[cold]
+    fn add(&mut self, number: usize, endpoint: &Endpoint) -> u32 {
+        let place = (self.all.len() << BITS) as u32;
+        self.all.push(Arc::clone(&endpoint.vitals().line().0.sheet));
+        if self.known.len() <= number {
+            self.known.resize(number + 1, UNKNOWN);
+        }
+        self.known[number] = place;
+        place
     }
 }
 
@@ -283,6 +361,51 @@ mod tests {
             taken.drain(..).for_each(|row| drop(blank.take_back(&row)));
             prop_assert_eq!((blank.all, blank.lines.len()), (0, 0));
             prop_assert_eq!(blank.unused.len(), blank.next);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn a_board_shows_each_endpoints_own_signs_however_they_came_and_went(
+            changes in proptest::collection::vec((any::<bool>(), 0..1_000_usize), 0..600),
+        ) {
+            let all: Vec<_> = conform::endpoints(&[1; 1_000]).iter().cloned().collect();
+            let mut endpoints: Endpoints = all.iter().step_by(3).cloned().collect();
+            let before = (endpoints.clone(), Board::of(&endpoints));
+            let is_right = |endpoints: &Endpoints, board: &Board| {
+                let is_own = |(place, e): (usize, &Endpoint)| {
+                    std::ptr::eq(board.signs(place), e.vitals().signs())
+                };
+                board.len() == endpoints.len() && endpoints.iter().enumerate().all(is_own)
+            };
+
+            for (step, (comes, which)) in changes.into_iter().enumerate() {
+                match &all[which] {
+                    known if comes => endpoints.put(known.clone()),
+                    known if step % 5 > 0 => endpoints.remove(known.id()),
+                    // One that has its id, and is another.
+                    known => endpoints.put(Endpoint::idle(known.instance().clone())),
+                }
+                if step % 32 == 0 {
+                    prop_assert!(is_right(&endpoints, &Board::of(&endpoints)));
+                }
+            }
+
+            prop_assert!(is_right(&endpoints, &Board::of(&endpoints)));
+            prop_assert!(is_right(&before.0, &before.1));
+        }
+    }
+
+    #[test]
+    fn a_handle_says_where_its_line_is_or_that_it_is_too_far() {
+        for number in [0, 1, 255, 256, Spot::GREATEST - 1, Spot::GREATEST, 1 << 20] {
+            for nth in [0, 7, MOST - 1] {
+                let spot = Spot::new(number, nth);
+
+                assert_eq!(spot.number(), number.min(Spot::GREATEST));
+                assert_eq!(spot.nth(), nth);
+            }
         }
     }
 
