@@ -18,8 +18,9 @@ use crate::{
 /// - **Latency** is a moving average over twenty seconds, or fifty calls, of the time to the head of good
 ///   responses. Who fails at once does not look fast. A call of a method that usually takes a hundred times as long
 ///   as the channel's others counts a hundredth, so that nobody looks slow for having been asked it.
-/// - **A stall** counts while it lasts: where calls wait and none is answered, the wait is the latency. A stream
-///   that has begun to answer does not wait, nor does a call of a method that takes long.
+/// - **A stall** counts while it lasts: where calls wait and none is answered, the wait is the latency, up to eight
+///   times as much for each call that waits. A stream that has begun to answer does not wait, nor does a call of a
+///   method that takes long, nor one that was overtaken: that was sent before another which is answered.
 /// - **Failures** cost four times as much after one, and seventy times after three in a row. They count at the end
 ///   of a stream, with its trailers, by the [one judgement](crate::health::Outcome) of all.
 /// - **Calls in flight** count against what is usual among the seven: where there are many, one more weighs little.
@@ -43,10 +44,10 @@ use crate::{
 /// # Limits
 ///
 /// All it knows is what this channel's own calls have shown. Methods are told apart, but not the calls of one: where
-/// one method now answers at once and now waits for minutes, as the request says, a server that waits looks stalled,
-/// and others are given its calls meanwhile. Where there are few that is too much for them: of two or five servers, each
-/// busy for 70 % of the time, one such call in a thousand makes half of all others wait for a second and more. Name
-/// such a method apart, or choose [`LeastLoaded`](super::LeastLoaded).
+/// one method now answers at once and now waits for minutes, as the request says, a server that waits looks stalled
+/// until another call that was sent after it is answered: of two or five servers, each busy for four fifths of the
+/// time, one such call in a thousand makes the slowest tenth of the others take twice or three times as long. Name such
+/// a method apart, or choose [`LeastLoaded`](super::LeastLoaded).
 ///
 /// Where a client calls each server less than once in some seconds, what it knows is little. A server that was many
 /// times slower is found to be fast again only when it is tried: after one that was slow or failed for long has waited
@@ -56,9 +57,8 @@ use crate::{
 /// given far more than their share until the others have been tried: for some five seconds, the slowest of a hundred
 /// calls may take ten times as long as with `LeastLoaded`.
 ///
-/// Streams that stay open are levelled only as far as servers begin to answer equally soon: of two, one that takes
-/// three times as long is given one stream in sixteen, however many the other has. Where a channel's calls are mostly
-/// such, `LeastLoaded` is the better choice.
+/// Streams that stay open are levelled by how soon servers begin to answer them: of two, one that takes three times as
+/// long is given one stream in four. Where a channel's calls are mostly such, `LeastLoaded` is the better choice.
 ///
 /// `scripts/sim` in the repository says how it does in twenty-two scenarios, beside others, and with what confidence.
 ///
@@ -133,6 +133,12 @@ const MOST: u32 = 8;
 const SLOW: f32 = 3.0;
 const FELL: f32 = 1.5;
 const BLAMED: f32 = 0.1;
+/// Each call that waits makes its endpoint look slower by at most so many times what it takes: where one does, another
+/// is sent there before the others have too much to do, and tells whether it is the server that takes long, or the call.
+const EACH: f32 = 8.0;
+/// Calls in flight beyond so many on average make no difference to what one more weighs: who answers much later
+/// could never make up for that.
+const CROWD: f32 = 16.0;
 /// One that looks slow is tried after so many seconds.
 const TRY_AFTER: f32 = 5.0;
 
@@ -231,8 +237,9 @@ impl Best {
             }
             costs = better;
         }
+        let weighs = 1.0 + found_busy.min(CROWD);
         for nth in 0..LANES {
-            costs[nth] *= busy[nth] + (1.0 + found_busy);
+            costs[nth] *= busy[nth] + weighs;
         }
         costs[0] *= 1.0 - self.fleet.same();
         let (least, second) = two_least(&costs);
@@ -395,7 +402,8 @@ fn judged(signs: &Signs, now: Tick, usual: f32) -> (Cost, f32) {
         1.0 => latency.min(usual * FIRST),
         _ => latency,
     };
-    let stalled = form.stalled(now);
+    let most = latency * EACH * form.waiting() as f32;
+    let stalled = form.stalled(now).min(most);
     let lasts = match latency - stalled {
         left if left > 0.0 && form.waits() => left,
         left if left > 0.0 => f32::INFINITY,

@@ -1,5 +1,9 @@
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::{super::conform, *};
@@ -324,4 +328,70 @@ async fn who_has_a_call_of_a_method_that_takes_long_is_no_worse_for_it() {
         beside > fair / 2 && after > fair / 2,
         "{beside} and {after}, of {fair}"
     );
+}
+
+/// What nine of ten calls take at most that keep so many servers busy for four fifths of the time, each one at a time,
+/// where each so-manieth call waits for half a minute and keeps nobody busy.
+async fn nine_of_ten(n: usize, each: usize, are_answered: bool) -> Duration {
+    let mut fleet = among(n);
+    let (mut ends, mut times) = (BTreeMap::new(), Vec::new());
+    let mut free = vec![Instant::now(); n];
+    for nth in 1..12_000 {
+        let now = Instant::now();
+        let call = fleet.call().unwrap();
+        let at = number(call.endpoint());
+        let waits = nth % each == 0;
+        let end = if waits {
+            now + MILLI * 30_000
+        } else {
+            free[at] = free[at].max(now) + about(MILLI * 4 * n as u32, nth);
+            times.push(free[at] - now);
+            free[at]
+        };
+        ends.insert((end, nth), (call, waits));
+        let next = now + MILLI * 5;
+        while let Some(end) = ends.first_entry().filter(|end| end.key().0 <= next) {
+            tokio::time::advance(end.key().0 - Instant::now()).await;
+            let (mut call, waited) = end.remove();
+            if !waited || are_answered {
+                call.answered();
+                call.ended(Code::Ok);
+            }
+        }
+        tokio::time::advance(next - Instant::now()).await;
+    }
+    times.sort_unstable();
+    times[times.len() * 9 / 10]
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_long_where_others_do_not_keep_their_servers_from_little() {
+    for n in [2, 5] {
+        let usual = nine_of_ten(n, usize::MAX, true).await;
+        for are_answered in [true, false] {
+            let time = nine_of_ten(n, 997, are_answered).await;
+
+            assert!(
+                time < usual * 5,
+                "{time:?}, where {usual:?} is usual, of {n}, {are_answered}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_one_that_answers_thrice_as_late_has_its_part_of_many_streams() {
+    let mut fleet = among(2);
+    let mut streams = Vec::new();
+
+    for nth in 0..1_000 {
+        let mut call = fleet.call().unwrap();
+        let late = number(call.endpoint()) == 1;
+        tokio::time::advance(about(MILLI * if late { 12 } else { 4 }, nth)).await;
+        call.answered();
+        streams.push((late, call));
+    }
+
+    let late = streams.iter().filter(|(late, _)| *late).count();
+    assert!((150..400).contains(&late), "{late}");
 }

@@ -22,7 +22,8 @@ pub(crate) struct Form {
     heard: AtomicU64,
     /// Calls of which nothing has been heard, but should be soon.
     waiting: AtomicU32,
-    /// When one of them was last heard of; or when the first of them began.
+    /// When the server was last heard of, or when the first of them began after that; 0 where all that wait have
+    /// been overtaken: it is they that take long, and not the server.
     moved: AtomicU64,
     /// One over the number of answers that the average is worth, as a float; 0 while nothing is known.
     doubt: AtomicU32,
@@ -45,6 +46,8 @@ struct Rests {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Tick(u64);
 
+/// No moment.
+const OVERTAKEN: u64 = 0;
 /// Fifty calls, or twenty seconds, count for most of the average.
 const LEAST: f32 = 0.02;
 const MEMORY: f32 = 20.0;
@@ -112,17 +115,19 @@ impl Form {
     #[inline]
     pub(super) fn begins(&self, now: Moment) -> f32 {
         let now = Tick::of(now);
-        if self.waiting.fetch_add(1, Relaxed) == 0 {
+        let is_first = self.waiting.fetch_add(1, Relaxed) == 0;
+        if is_first || self.moved.load(Relaxed) == OVERTAKEN {
             self.moved.store(now.0, Relaxed);
             self.verdict.is_over();
         }
         self.silent(now)
     }
 
-    /// The server says something for the first time on a call.
-    pub(super) fn speaks(&self, now: Moment) {
+    /// The server says something for the first time on a call, after which others began, or none did.
+    pub(super) fn speaks(&self, now: Moment, others_began: bool) {
         let now = Tick::of(now).0;
-        self.moved.store(now, Relaxed);
+        let moved = if others_began { now } else { OVERTAKEN };
+        self.moved.store(moved, Relaxed);
         self.heard.store(now, Relaxed);
         self.verdict.is_over();
     }
@@ -173,7 +178,9 @@ impl Form {
 
     /// A good answer took so long. To be told before [`Form::speaks`], as it weighs the more the longer
     /// nothing was heard.
-    pub(super) fn took(&self, time: Duration, now: Moment) {
+    ///
+    /// One that others have overtaken says little about the server.
+    pub(super) fn took(&self, time: Duration, now: Moment, is_overtaken: bool) {
         let took = micros(time);
         let (known, doubt) = (self.latency(), self.doubt());
         let silent = Tick::of(now).since(Tick(self.heard.load(Relaxed)));
@@ -192,7 +199,7 @@ impl Form {
             return;
         }
         let is_odd = took > SPELL * known;
-        let turns_slow = is_odd && took > HICCUP && doubt < SURE;
+        let turns_slow = is_odd && took > HICCUP && doubt < SURE && !is_overtaken;
         let after = rests.after(took, known, silent, turns_slow);
         if after != rests {
             self.rests.store(after.pack(), Relaxed);
@@ -202,7 +209,7 @@ impl Form {
             .max(LEAST);
         let kept = 1.0 - part;
         let at_once = if turns_slow { COUNTS_AT_ONCE } else { 0.0 };
-        let told = if is_odd && took <= HICCUP && silent < OTHER {
+        let told = if is_odd && (is_overtaken || took <= HICCUP && silent < OTHER) {
             SPELL * known
         } else {
             took
@@ -289,11 +296,20 @@ impl Form {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// For how many microseconds all calls that wait have waited in vain, if any do.
+    /// How many calls there are of which nothing has been heard.
+    #[inline]
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Relaxed)
+    }
+
+    /// For how many microseconds all calls that wait have waited in vain, if any do that no other has overtaken.
     #[inline]
     pub(crate) fn stalled(&self, now: Tick) -> f32 {
-        let unmoved = now.since(Tick(self.moved.load(Relaxed))) * 1e6;
-        if self.waits() { unmoved } else { 0.0 }
+        match self.moved.load(Relaxed) {
+            OVERTAKEN => 0.0,
+            _ if !self.waits() => 0.0,
+            moved => now.since(Tick(moved)) * 1e6,
+        }
     }
 }
 
@@ -395,8 +411,8 @@ mod tests {
             now += silence;
             let now = Moment::at(now);
             form.begins(now);
-            form.took(MILLI * ms, now);
-            form.speaks(now);
+            form.took(MILLI * ms, now, false);
+            form.speaks(now, false);
             form.is_left();
             form.latency() / 1000.0
         };
@@ -436,7 +452,7 @@ mod tests {
         form.begins(Moment::at(now));
         form.begins(Moment::at(now + MILLI * 50));
         assert!((99.0..=100.0).contains(&stalled(MILLI * 100)));
-        form.speaks(Moment::at(now + MILLI * 100));
+        form.speaks(Moment::at(now + MILLI * 100), true);
         form.is_left();
         assert!(stalled(MILLI * 110) < 10.1);
         form.is_left();
@@ -476,7 +492,7 @@ mod tests {
         let (form, mut now) = (Form::default(), Instant::now());
         let mut hears = |ms: u32, after: f32| {
             now += Duration::from_secs_f32(after);
-            form.took(MILLI * ms, Moment::at(now));
+            form.took(MILLI * ms, Moment::at(now), false);
             form.heard.store(Tick::at(now).0, Relaxed);
             (form.rest().round(), form.latency() / 1000.0)
         };

@@ -20,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct InFlight {
     vitals: Arc<Vitals>,
+    /// Which of the endpoint's calls it is.
+    nth: u64,
     began: Moment,
     judged: bool,
     on_trial: bool,
@@ -52,10 +54,11 @@ enum End {
 
 impl InFlight {
     #[inline]
-    pub(super) fn begun(vitals: Arc<Vitals>, on_trial: bool, began: Moment) -> Self {
+    pub(super) fn begun(vitals: Arc<Vitals>, nth: u64, on_trial: bool, began: Moment) -> Self {
         let silent = vitals.form().begins(began);
         Self {
             vitals,
+            nth,
             began,
             judged: false,
             on_trial,
@@ -197,9 +200,15 @@ impl InFlight {
     /// The server says something on it.
     fn is_spoken_on(&mut self, now: Moment) {
         if mem::take(&mut self.waits) {
-            self.vitals.form().speaks(now);
+            let others_began = self.vitals.answers(self.nth);
+            self.vitals.form().speaks(now, others_began);
             self.is_not_missed();
         }
+    }
+
+    /// One that began after it has been answered: what it waits for is its own.
+    fn is_overtaken(&self) -> bool {
+        self.vitals.has_answered_after(self.nth)
     }
 
     fn is_not_missed(&mut self) {
@@ -270,7 +279,7 @@ impl InFlight {
         let time = now.since(self.began);
         let leveled = self.leveled(time);
         self.took(leveled);
-        self.vitals.form().took(leveled, now);
+        self.vitals.form().took(leveled, now, self.is_overtaken());
         self.is_sensed(time, now);
         self.is_spoken_on(now);
         if let Some(method) = &self.counted.method {
@@ -288,7 +297,7 @@ impl InFlight {
         if self.is_fair(time) {
             let leveled = self.leveled(time);
             self.took(leveled);
-            self.vitals.form().kept_waiting(leveled);
+            self.keeps_waiting(leveled);
             self.is_sensed(time, now);
         }
     }
@@ -297,6 +306,12 @@ impl InFlight {
     fn leveled(&self, time: Duration) -> Duration {
         let method = self.counted.method.as_ref();
         method.map_or(time, |method| method.leveled(time))
+    }
+
+    fn keeps_waiting(&self, time: Duration) {
+        if !self.is_overtaken() {
+            self.vitals.form().kept_waiting(time);
+        }
     }
 
     fn is_sensed(&self, time: Duration, now: Moment) {
@@ -359,7 +374,7 @@ impl Drop for InFlight {
         let form = self.vitals.form();
         // Who was in a hurry says nothing about one that nothing is known of.
         if self.waits && !self.judged && form.latency() > 0.0 {
-            form.kept_waiting(self.leveled(self.age()));
+            self.keeps_waiting(self.leveled(self.age()));
         }
         self.is_not_missed();
         self.vitals.ends();

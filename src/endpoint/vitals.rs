@@ -27,6 +27,8 @@ pub(crate) struct Vitals {
     line: Line,
     /// Calls that have begun, those that then could not be sent included.
     begun: AtomicU64,
+    /// The last of them that was answered, counted from 1.
+    answered: AtomicU64,
     /// What they came to: nobody has it of those who are never called.
     attempts: OnceLock<Box<Attempted>>,
     /// What some policies go by: nobody has it of those that others choose among.
@@ -100,6 +102,7 @@ impl Vitals {
         Self {
             line: Line::new(limit, known_since),
             begun: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             attempts: OnceLock::new(),
             senses: OnceLock::new(),
             spared: AtomicU64::new(0),
@@ -212,9 +215,20 @@ impl Vitals {
 
     #[inline]
     fn begun(self: &Arc<Self>, on_trial: bool, now: Moment) -> InFlight {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        let nth = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         self.latency().is_tried();
-        InFlight::begun(Arc::clone(self), on_trial, now)
+        InFlight::begun(Arc::clone(self), nth, on_trial, now)
+    }
+
+    /// This one of its calls is answered; whether others began after the last that was.
+    pub(super) fn answers(&self, nth: u64) -> bool {
+        let last = self.answered.load(Ordering::Relaxed).max(nth);
+        self.answered.store(last, Ordering::Relaxed);
+        last < self.begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_answered_after(&self, nth: u64) -> bool {
+        self.answered.load(Ordering::Relaxed) > nth
     }
 
     pub(super) fn ends(&self) {
