@@ -1,6 +1,7 @@
 //! What a change in the registry costs, from the resolver's word to the view that calls pick from, by the
 //! size of the set and by how many of it are connected: `cargo bench --bench apply`, or `cargo bench --bench apply --
-//! adaptive 10000` for this policy and this size. A new weight is a change after which weights differ.
+//! adaptive 10000` for this policy and this size. A new weight is a change after which weights differ. Of 10,000
+//! changes at once it is told when the first view of them is seen, and when the last of them is.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 use std::{sync::Mutex, time::Duration};
@@ -73,13 +74,14 @@ fn cpu() -> Duration {
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     println!(
-        "{:>10} {:>10} {:>14} {:>14} {:>14} {:>16} {:>8}",
+        "{:>10} {:>10} {:>14} {:>14} {:>14} {:>16} {:>14} {:>8}",
         "instances",
         "connected",
         "first load",
         "a new version",
         "a new weight",
         "10,000 changes",
+        "all seen",
         "views"
     );
     let sizes = [100, 1_000, 10_000, 100_000];
@@ -107,7 +109,7 @@ async fn measure(n: usize, connected: usize) {
     let one = || instance(connected / 2, connected);
     let versions = (1..).map(|version: u32| one().version(version.to_string()));
     let version = changes(&channel, &publisher, versions).await;
-    let weight = changes(
+    let each = changes(
         &channel,
         &publisher,
         (2..).map(|weight| one().weight(weight)),
@@ -119,13 +121,21 @@ async fn measure(n: usize, connected: usize) {
     let changes: Vec<Change> = burst
         .map(|(i, weight)| Change::Put(i.weight(weight).into()))
         .collect();
-    let many = seen(&channel, &publisher, |publisher| {
-        changes.into_iter().for_each(|c| publisher.delta([c]))
-    })
-    .await;
+    let began = cpu();
+    changes.into_iter().for_each(|c| publisher.delta([c]));
+    channel.changed(before).await;
+    let first_of_many = cpu() - began;
+    let last = instance(9_999 % n, connected);
+    let weight = 100 + (9_999 / n) as u32;
+    let mut view = channel.view();
+    while view.known().find(&last.id).map(|e| e.instance().weight) != Some(weight) {
+        channel.changed(view.number()).await;
+        view = channel.view();
+    }
+    let many = cpu() - began;
     let views = channel.view().number() - before;
     println!(
-        "{n:>10} {connected:>10} {first:>14.1?} {version:>14.1?} {weight:>14.1?} {many:>16.1?} {views:>8}",
+        "{n:>10} {connected:>10} {first:>14.1?} {version:>14.1?} {each:>14.1?} {first_of_many:>16.1?} {many:>14.1?} {views:>8}",
     );
 }
 
