@@ -20,8 +20,6 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct InFlight {
     vitals: Arc<Vitals>,
-    /// Which of the endpoint's calls it is.
-    nth: u64,
     began: Moment,
     judged: bool,
     on_trial: bool,
@@ -39,6 +37,8 @@ pub(crate) struct InFlight {
 /// What is counted of it.
 #[derive(Debug, Default)]
 struct Counted {
+    /// Which of the endpoint's calls it is.
+    nth: u32,
     /// The method whose call it is, if that counts.
     method: Option<Arc<Tally>>,
     end: Option<End>,
@@ -54,11 +54,10 @@ enum End {
 
 impl InFlight {
     #[inline]
-    pub(super) fn begun(vitals: Arc<Vitals>, nth: u64, on_trial: bool, began: Moment) -> Self {
+    pub(super) fn begun(vitals: Arc<Vitals>, nth: u32, on_trial: bool, began: Moment) -> Self {
         let silent = vitals.form().begins(began);
         Self {
             vitals,
-            nth,
             began,
             judged: false,
             on_trial,
@@ -66,7 +65,10 @@ impl InFlight {
             is_missed: true,
             answered: None,
             silent,
-            counted: Counted::default(),
+            counted: Counted {
+                nth,
+                ..Counted::default()
+            },
         }
     }
 
@@ -200,7 +202,7 @@ impl InFlight {
     /// The server says something on it.
     fn is_spoken_on(&mut self, now: Moment) {
         if mem::take(&mut self.waits) {
-            let others_began = self.vitals.answers(self.nth);
+            let others_began = self.vitals.answers(self.counted.nth);
             self.vitals.form().speaks(now, others_began);
             self.is_not_missed();
         }
@@ -208,7 +210,7 @@ impl InFlight {
 
     /// One that began after it has been answered: what it waits for is its own.
     fn is_overtaken(&self) -> bool {
-        self.vitals.has_answered_after(self.nth)
+        self.vitals.has_answered_after(self.counted.nth)
     }
 
     fn is_not_missed(&mut self) {

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,8 +27,8 @@ pub(crate) struct Vitals {
     line: Line,
     /// Calls that have begun, those that then could not be sent included.
     begun: AtomicU64,
-    /// The last of them that was answered, counted from 1.
-    answered: AtomicU64,
+    /// The last of them that was answered, counted from 1; both begin again at 0 after some thousand millions.
+    answered: AtomicU32,
     /// What they came to: nobody has it of those who are never called.
     attempts: OnceLock<Box<Attempted>>,
     /// What some policies go by: nobody has it of those that others choose among.
@@ -102,7 +102,7 @@ impl Vitals {
         Self {
             line: Line::new(limit, known_since),
             begun: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
+            answered: AtomicU32::new(0),
             attempts: OnceLock::new(),
             senses: OnceLock::new(),
             spared: AtomicU64::new(0),
@@ -215,20 +215,21 @@ impl Vitals {
 
     #[inline]
     fn begun(self: &Arc<Self>, on_trial: bool, now: Moment) -> InFlight {
-        let nth = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
+        let before = self.begun.fetch_add(1, Ordering::Relaxed) as u32;
         self.latency().is_tried();
-        InFlight::begun(Arc::clone(self), nth, on_trial, now)
+        InFlight::begun(Arc::clone(self), before.wrapping_add(1), on_trial, now)
     }
 
     /// This one of its calls is answered; whether others began after the last that was.
-    pub(super) fn answers(&self, nth: u64) -> bool {
-        let last = self.answered.load(Ordering::Relaxed).max(nth);
+    pub(super) fn answers(&self, nth: u32) -> bool {
+        let last = self.answered.load(Ordering::Relaxed);
+        let last = if is_after(nth, last) { nth } else { last };
         self.answered.store(last, Ordering::Relaxed);
-        last < self.begun.load(Ordering::Relaxed)
+        is_after(self.begun.load(Ordering::Relaxed) as u32, last)
     }
 
-    pub(super) fn has_answered_after(&self, nth: u64) -> bool {
-        self.answered.load(Ordering::Relaxed) > nth
+    pub(super) fn has_answered_after(&self, nth: u32) -> bool {
+        is_after(self.answered.load(Ordering::Relaxed), nth)
     }
 
     pub(super) fn ends(&self) {
@@ -389,6 +390,11 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.code())
     }
+}
+
+/// Of two numbers of calls that began not too long after each other.
+fn is_after(one: u32, other: u32) -> bool {
+    one.wrapping_sub(other) as i32 > 0
 }
 
 #[cfg(test)]
