@@ -31,7 +31,7 @@ use crate::{
 ///   that shows no better makes the next wait twice as long, up to 36 seconds, and so does a relapse. Less than one
 ///   call in a thousand is spent so, but for the first eight. One that is twice as fast as it was, or succeeds, is
 ///   believed at once, and preferred for some calls: it has nothing to do.
-/// - **Weights**, and the [share](Endpoint::share) of one that is new, say how often it is drawn first, and how many
+/// - **Weights**, and the [share](crate::Endpoint::share) of one that is new, say how often it is drawn first, and how many
 ///   calls in flight are usual for it.
 ///
 /// The first that is drawn is taken unless another costs two fifths less, or much less than that where calls are
