@@ -1,6 +1,6 @@
 //! How many calls a channel has under way at a time.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tonic::{Code, Status};
 
@@ -18,12 +18,8 @@ impl Admitted {
         };
         // Not counted first and looked at then: those who are refused would be counted for a moment.
         let one_more = |calls| (calls < most).then_some(calls + 1);
-        let relaxed = Ordering::Relaxed;
-        if shared
-            .under_way
-            .fetch_update(relaxed, relaxed, one_more)
-            .is_err()
-        {
+        let counted = shared.under_way.fetch_update(Relaxed, Relaxed, one_more);
+        if counted.is_err() {
             let what = format!(
                 "{}: {most} calls are under way, as many as may be",
                 shared.service
@@ -37,6 +33,6 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Relaxed);
     }
 }

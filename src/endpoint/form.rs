@@ -46,7 +46,7 @@ struct Rests {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Tick(u64);
 
-/// No moment.
+/// The moment that stands for none: all calls that wait have been overtaken.
 const OVERTAKEN: u64 = 0;
 /// Fifty calls, or twenty seconds, count for most of the average.
 const LEAST: f32 = 0.02;
@@ -293,7 +293,7 @@ impl Form {
     /// Whether there is a call of which nothing has been heard.
     #[inline]
     pub(crate) fn waits(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
+        self.waiting() > 0
     }
 
     /// How many calls there are of which nothing has been heard.
@@ -367,7 +367,7 @@ pub(crate) fn fade(x: f32) -> f32 {
 }
 
 /// Never none, which would be to know nothing.
-fn micros(time: Duration) -> f32 {
+pub(crate) fn micros(time: Duration) -> f32 {
     (time.as_secs_f32() * 1e6).max(1e-3)
 }
 

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 pub(crate) use columns::Columns;
 pub use endpoints::Endpoints;
 pub use event::Event;
-pub(crate) use form::{Form, OLD_FAILURES, Tick, fade};
+pub(crate) use form::{Form, OLD_FAILURES, Tick, fade, micros};
 pub(crate) use in_flight::InFlight;
 pub(crate) use latency::Latency;
 use links::Links;
@@ -129,19 +129,14 @@ impl Endpoint {
     /// is well again counts for quicker than it is for some answers.
     pub fn latency(&self) -> Option<Duration> {
         let micros = self.vitals.form().latency();
-        Duration::try_from_secs_f32(micros * 1e-6)
-            .ok()
-            .filter(|_| micros > 0.0)
+        time_of(micros).filter(|_| micros > 0.0)
     }
 
-    /// For how long calls to it have waited at that time and none has been answered, if any wait; such that
-    /// usually take long do not count.
+    /// For how long calls to it have waited at that time and none has been answered, if any wait. Such that usually
+    /// take long do not count, and such that others overtook make it no longer.
     pub fn silent(&self, now: Instant) -> Option<Duration> {
         let form = self.vitals.form();
-        let micros = form.stalled(Tick::at(now));
-        Duration::try_from_secs_f32(micros * 1e-6)
-            .ok()
-            .filter(|_| form.waits())
+        time_of(form.stalled(Tick::at(now))).filter(|_| form.waits())
     }
 
     /// Whether it is ready, and if not, why.
@@ -242,6 +237,11 @@ impl Endpoint {
         self.begin_within(usize::MAX, Moment::now())
             .expect("there is no limit")
     }
+}
+
+/// So many microseconds, unless that is longer than any time.
+fn time_of(micros: f32) -> Option<Duration> {
+    Duration::try_from_secs_f32(micros * 1e-6).ok()
 }
 
 impl fmt::Debug for Endpoint {

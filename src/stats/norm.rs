@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::balance;
+use crate::{balance, endpoint::micros};
 
 /// How long some calls usually take to the head of a good answer: the mean of the logarithms, so that a few which
 /// take a thousand times as long do not speak for the rest.
@@ -95,7 +95,7 @@ impl Known {
 }
 
 fn log(time: Duration) -> f32 {
-    (time.as_secs_f32() * 1e6).max(1e-3).log2()
+    micros(time).log2()
 }
 
 #[cfg(test)]
