@@ -4,7 +4,7 @@ use std::{fmt, ops::Index, sync::Arc};
 
 use super::{
     Endpoint, Weights,
-    members::{MOST, Members, look_at},
+    members::{MOST, Members},
 };
 use crate::InstanceId;
 
@@ -101,7 +101,7 @@ impl Endpoints {
 
     /// Adds an endpoint, or takes it in place of the one that has its id, unless that is the same.
     pub(crate) fn put(&mut self, endpoint: Endpoint) {
-        let (at, found) = self.seek_to_change(endpoint.id());
+        let (at, found) = self.spine.seek(endpoint.id());
         if found
             .is_ok_and(|place| self.spine.chunks[at].members.all()[place].is_clone_of(&endpoint))
         {
@@ -129,7 +129,7 @@ impl Endpoints {
 
     /// Takes out the one of this id, if there is one.
     pub(crate) fn remove(&mut self, id: &InstanceId) {
-        let (at, Ok(place)) = self.seek_to_change(id) else {
+        let (at, Ok(place)) = self.spine.seek(id) else {
             return;
         };
         let spine = Arc::make_mut(&mut self.spine);
@@ -141,26 +141,6 @@ impl Endpoints {
             spine.join(at);
         }
         spine.renumber(at);
-    }
-}
-
-impl Endpoints {
-    /// The chunk that this id belongs in, and where it is in it or should be. What will have to be copied is looked
-    /// at.
-    fn seek_to_change(&self, id: &InstanceId) -> (usize, Result<usize, usize>) {
-        let chunks = &self.spine.chunks;
-        let is_shared = Arc::strong_count(&self.spine) > 1;
-        if is_shared {
-            look_at(chunks.iter().map(|chunk| &chunk.members));
-        }
-        let at = self.spine.chunk_for(id);
-        let members = chunks.get(at).map(|chunk| &chunk.members);
-        if let Some(members) = members
-            && (is_shared || Arc::strong_count(members) > 1)
-        {
-            members.look_over();
-        }
-        (at, members.map_or(Err(0), |members| members.seek(id)))
     }
 }
 

@@ -1,9 +1,6 @@
 //! A few endpoints that follow each other, and what tables of all need of them.
 
-use std::{
-    hint::black_box,
-    sync::{Arc, OnceLock},
-};
+use std::sync::OnceLock;
 
 use super::{Endpoint, columns::Columns, signs::Strip};
 use crate::InstanceId;
@@ -71,12 +68,6 @@ impl Members {
         self.all.binary_search_by(|endpoint| endpoint.id().cmp(id))
     }
 
-    /// Has at hand what a change of these goes through.
-    pub(super) fn look_over(&self) {
-        look_at(self.all.iter().map(|endpoint| &endpoint.instance));
-        look_at(self.all.iter().map(|endpoint| &endpoint.vitals));
-    }
-
     pub(crate) fn weights(&self) -> Weights {
         let weights = || Weights::of_all(self.all.iter().map(Weights::of));
         *self.weights.get_or_init(weights)
@@ -113,12 +104,6 @@ impl Clone for Members {
     fn clone(&self) -> Self {
         Self::new(self.all.clone())
     }
-}
-
-/// Has those at hand that are about to be cloned: a processor waits for memory once for many when it only looks, and
-/// once for each when it counts.
-pub(super) fn look_at<'a, T: 'a>(all: impl Iterator<Item = &'a Arc<T>>) {
-    black_box(all.map(Arc::strong_count).fold(0, usize::wrapping_add));
 }
 
 impl Weights {
