@@ -60,7 +60,7 @@ use crate::{
 /// Streams that stay open are levelled by how soon servers begin to answer them: of two, one that takes three times as
 /// long is given one stream in four. Where a channel's calls are mostly such, `LeastLoaded` is the better choice.
 ///
-/// `scripts/sim` in the repository says how it does in twenty-two scenarios, beside others, and with what confidence.
+/// `scripts/sim` in the repository says how it does in twenty-three scenarios, beside others, and with what confidence.
 ///
 /// ```
 /// use tonic_fleet::{Channel, balance::Adaptive};

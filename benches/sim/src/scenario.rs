@@ -87,7 +87,7 @@ pub enum Fate {
         left: f64,
         lasts: f64,
     },
-    /// They stand still for a second, every so many.
+    /// One after the other, and then the first again, stands still for a second, every so many.
     Pause {
         every: f64,
     },
@@ -148,7 +148,7 @@ const ANTAGONISTS: Scenario = Scenario {
 };
 
 /// All there are.
-pub const ALL: [Scenario; 22] = [
+pub const ALL: [Scenario; 23] = [
     BASE,
     Scenario {
         name: "S2",
@@ -203,7 +203,16 @@ pub const ALL: [Scenario; 22] = [
     },
     Scenario {
         name: "S7",
-        asks: "one that pauses",
+        asks: "one that pauses, each time another",
+        load: 0.7,
+        // No more than pause while it is measured.
+        bad: 6,
+        fate: Fate::Pause { every: 6.0 },
+        ..BASE
+    },
+    Scenario {
+        name: "S7same",
+        asks: "one that pauses again and again",
         load: 0.7,
         bad: 1,
         fate: Fate::Pause { every: 6.0 },

@@ -406,7 +406,7 @@ impl World {
 
     /// What befalls the bad ones, step by step.
     fn fate(&mut self, step: u32) {
-        let bad = self.notes.bad();
+        let mut bad = self.notes.bad();
         let mut fate = 1.0;
         let next = match self.scenario.fate {
             Fate::None => return,
@@ -420,6 +420,8 @@ impl World {
             }
             Fate::Pause { every } => {
                 let stands = step.is_multiple_of(2);
+                let turn = bad.start + step as usize / 2 % bad.len();
+                bad = turn..turn + 1;
                 fate = f64::from(u8::from(!stands));
                 Some(if stands { SECOND } else { seconds(every - 1.0) })
             }

@@ -48,8 +48,8 @@ impl Timeline {
             Fate::Join => scenario.at_first()..scenario.servers,
             _ => 0..scenario.bad,
         };
-        for server in bad {
-            let fate = befalls(scenario);
+        for (turn, server) in bad.enumerate() {
+            let fate = befalls(scenario, turn);
             changes.extend(fate.into_iter().map(|(at, change)| (at, server, change)));
         }
         changes.sort_by_key(|(at, ..)| *at);
@@ -75,8 +75,8 @@ impl Timeline {
     }
 }
 
-/// What befalls each of the bad ones.
-fn befalls(scenario: &Scenario) -> Vec<(Time, Change)> {
+/// What befalls one of the bad ones, whose turn it is after so many others.
+fn befalls(scenario: &Scenario, turn: usize) -> Vec<(Time, Change)> {
     let begins = scenario.warm() + CALM;
     match scenario.fate {
         Fate::None => Vec::new(),
@@ -91,8 +91,8 @@ fn befalls(scenario: &Scenario) -> Vec<(Time, Change)> {
         Fate::Pause { every } => {
             let pauses = (0..).map(|n| begins + n * seconds(every));
             let pauses = pauses.take_while(|at| *at < scenario.ends());
-            pauses
-                .flat_map(|at| [(at, Change::Fate(0.0)), (at + SECOND, Change::Fate(1.0))])
+            let mine = pauses.skip(turn).step_by(scenario.bad);
+            mine.flat_map(|at| [(at, Change::Fate(0.0)), (at + SECOND, Change::Fate(1.0))])
                 .collect()
         }
         Fate::Join => {
@@ -125,6 +125,21 @@ mod tests {
         }
         assert_eq!(all("S1", 1), []);
         assert_ne!(all("S3", 1), all("S3", 2));
+    }
+
+    #[test]
+    fn those_who_pause_take_turns() {
+        let mut timeline = Timeline::of(&Scenario::named("S7").unwrap(), 1);
+
+        let changes: Vec<_> = std::iter::from_fn(|| timeline.next()).collect();
+
+        let pauses = changes.iter().filter(|it| it.2 == Change::Fate(0.0));
+        assert_eq!(pauses.map(|it| it.1).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        assert!(
+            changes
+                .chunks(2)
+                .all(|it| it[0].1 == it[1].1 && it[0].0 + SECOND == it[1].0)
+        );
     }
 
     #[test]
