@@ -1,5 +1,5 @@
-//! What a unary call allocates on the client's side, codec included. The server has a thread of its own,
-//! and what other threads allocate is not counted.
+//! What a unary call allocates on the client's side, codec included, and what an endpoint without a connection
+//! holds. Servers have a thread of their own, and what other threads allocate is not counted.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 #[path = "../examples/echo/mod.rs"]
@@ -11,7 +11,12 @@ use echo::{Echo, EchoClient, EchoRequest, EchoResponse, EchoServer};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, client::Grpc, codegen::http::uri::PathAndQuery, transport::Server};
-use tonic_fleet::{Channel, codec::Lean, resolve::Fixed};
+use tonic_fleet::{
+    Address, Channel, Instance,
+    codec::Lean,
+    resolve::Fixed,
+    transport::{Connect, Connecting},
+};
 use tonic_prost::ProstCodec;
 
 /// The message of a call and of its answer, which callers make and get: one allocation each.
@@ -102,4 +107,39 @@ fn with_small_buffers_a_call_allocates_less_than_five_kibibytes() {
 
     assert!(cost.allocations <= 22 + 2, "{cost:?}");
     assert!(cost.bytes < 5 << 10, "{cost:?}");
+}
+
+/// Of whom one hears nothing.
+#[derive(Debug)]
+struct Never;
+
+impl Connect for Never {
+    fn connect<'a>(&'a self, _: &'a Address) -> Connecting<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_not_connected_weighs_less_than_a_kibibyte() {
+    const HELD: usize = 10_000;
+    let runtime = runtime();
+    let mut held = None;
+
+    let counted = allocation_counter::measure(|| {
+        let id = |n| Instance::at("10.0.0.1:50051")?.id(format!("echo-7d9f8c6b5-{n:05}"));
+        let instances = (0..HELD).map(id).collect::<Result<Vec<_>, _>>().unwrap();
+        held = Some(runtime.block_on(async {
+            let channel = Channel::over("echo".parse().unwrap(), Fixed::new(instances))
+                .connect_with(Never)
+                .build()
+                .unwrap();
+            while channel.view().known().len() < HELD {
+                channel.changed(channel.view().number()).await;
+            }
+            channel
+        }));
+    });
+
+    let each = counted.bytes_current / HELD as i64;
+    assert!((1..1_024).contains(&each), "{each} bytes each");
 }
