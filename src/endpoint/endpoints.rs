@@ -1,10 +1,15 @@
 //! Many endpoints in order: cheap to copy, cheap to change, and quick to look one up by its place.
 
-use std::{fmt, ops::Index, sync::Arc};
+use std::{
+    fmt,
+    ops::Index,
+    sync::{Arc, OnceLock},
+};
 
 use super::{
     Endpoint, Weights,
     members::{MOST, Members},
+    signs::Chart,
 };
 use crate::InstanceId;
 
@@ -33,6 +38,8 @@ struct Spine {
     len: usize,
     /// How many chunks there are for each endpoint, of 2^32.
     dense: u64,
+    /// Where their signs are, once somebody has asked: what is said of them anew changes nothing about that.
+    chart: OnceLock<Chart>,
 }
 
 /// Never empty.
@@ -94,6 +101,11 @@ impl Endpoints {
         Weights::of_all(self.parts().map(Members::weights))
     }
 
+    /// Where their signs are.
+    pub(super) fn chart(&self) -> &Chart {
+        self.spine.chart.get_or_init(|| Chart::of(self))
+    }
+
     /// Whether nothing was changed between the two, told at a glance: clones are, equals need not be.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.spine, &other.spine)
@@ -116,7 +128,12 @@ impl Endpoints {
         }
         let members = spine.chunks[at].change();
         match found {
-            Ok(place) => members[place] = endpoint,
+            Ok(place) => {
+                if !Arc::ptr_eq(members[place].vitals(), endpoint.vitals()) {
+                    spine.chart.take();
+                }
+                members[place] = endpoint;
+            }
             Err(place) => {
                 members.insert(place, endpoint);
                 if members.len() > MOST {
@@ -209,8 +226,9 @@ impl Spine {
         }
     }
 
-    /// Tells the chunks from this one on where they start.
+    /// Tells the chunks from this one on where they start, and all that others may be there.
     fn renumber(&mut self, from: usize) {
+        self.chart.take();
         let before = from.checked_sub(1).map(|before| &self.chunks[before]);
         let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.all().len());
         for chunk in &mut self.chunks[from..] {

@@ -428,7 +428,8 @@ impl Set {
             self.due.remove(&(until, id.clone(), Due::Leave));
         }
         self.known.remove(id);
-        self.tiers.shift(entry.endpoint(), entry.tier, None);
+        let endpoint = entry.endpoint();
+        self.tiers.shift(endpoint, entry.tier, None, &self.known);
         self.wellness.shift(entry.well, None);
         self.ejector.left(id);
         self.partial.remove(id);
@@ -547,7 +548,8 @@ impl Set {
         };
         let tier = entry.tier(held, self.panics);
         let before = std::mem::replace(&mut entry.tier, tier);
-        self.tiers.shift(entry.endpoint(), before, tier);
+        let endpoint = entry.endpoint();
+        self.tiers.shift(endpoint, before, tier, &self.known);
         let well = entry.is_well();
         let before = std::mem::replace(&mut entry.well, well);
         if before != well {

@@ -406,9 +406,11 @@ fn one_change_among_ten_thousand_leaves_the_others_alone() {
         [1; 2],
         "a view stays as it was"
     );
-    assert_eq!(
-        [scene.set.endpoints(), scene.set.ready()].map(weights),
-        [7; 2]
+    let [known, ready] = [scene.set.endpoints(), scene.set.ready()];
+    assert_eq!([known, ready].map(weights), [7; 2]);
+    assert!(
+        ready.is_clone_of(known),
+        "all serve, and none is kept twice"
     );
 }
 
@@ -512,8 +514,8 @@ fn best(books: &Set) -> Vec<Endpoint> {
 }
 
 /// Whose they are, and what was last said of them.
-fn told(endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<(String, u32)> {
-    let tell = |endpoint: Endpoint| (endpoint.id().to_string(), endpoint.instance().weight);
+fn told(endpoints: impl IntoIterator<Item = Endpoint>) -> Vec<(String, u32, u8)> {
+    let tell = |e: Endpoint| (e.id().to_string(), e.instance().weight, e.share());
     endpoints.into_iter().map(tell).collect()
 }
 

@@ -57,12 +57,18 @@ pub(super) struct Strip {
     is_one: bool,
 }
 
+/// Where the signs of endpoints are, by their places.
+#[derive(Clone, Debug)]
+pub(super) struct Chart {
+    sheets: Arc<[Sheet]>,
+    /// For each place which of the sheets it is, and where on it.
+    at: Arc<[u32]>,
+}
+
 /// The signs of endpoints by their places: what a policy goes through.
 #[derive(Debug)]
 pub(crate) struct Board {
-    sheets: Box<[Sheet]>,
-    /// For each place which of the sheets it is, and where on it.
-    at: Box<[u32]>,
+    chart: Chart,
     /// As long as these are there, nobody else is given their lines.
     endpoints: Endpoints,
 }
@@ -89,7 +95,7 @@ const BITS: u32 = 10;
 /// The bits of a line that say where on its sheet it is.
 const ON_IT: u32 = MOST as u32 - 1;
 
-/// No sheet is at this place of a board.
+/// No sheet is at this place of a chart.
 const UNKNOWN: u32 = u32::MAX;
 
 impl Signs {
@@ -200,12 +206,12 @@ impl Strip {
     }
 }
 
-impl Board {
-    /// Put together from strips, few of which are new: what changes is one endpoint among thousands, as a rule.
-    pub(crate) fn of(endpoints: &Endpoints) -> Self {
+impl Chart {
+    /// Put together from strips, few of which are new when somebody has come or left.
+    pub(super) fn of(endpoints: &Endpoints) -> Self {
         let mut sheets = Sheets::default();
-        let mut at = vec![0; endpoints.len()].into_boxed_slice();
-        let mut rest = &mut *at;
+        let mut at: Arc<[u32]> = std::iter::repeat_n(0, endpoints.len()).collect();
+        let mut rest = Arc::make_mut(&mut at);
         for part in endpoints.parts() {
             let (strip, all) = (part.strip(), part.all());
             let (here, after) = rest.split_at_mut(all.len());
@@ -220,15 +226,23 @@ impl Board {
                 *at = sheets.place(line >> BITS, endpoint) | (line & ON_IT);
             }
         }
+        let sheets = sheets.all.into();
+        Self { sheets, at }
+    }
+}
+
+impl Board {
+    /// Shared by all sets of the same endpoints, whatever is said of them: what changes is a weight or a version, as
+    /// a rule.
+    pub(crate) fn of(endpoints: &Endpoints) -> Self {
         Self {
-            at,
-            sheets: sheets.all.into(),
+            chart: endpoints.chart().clone(),
             endpoints: endpoints.clone(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.at.len()
+        self.chart.at.len()
     }
 
     pub(crate) fn endpoint(&self, place: usize) -> &Endpoint {
@@ -238,16 +252,16 @@ impl Board {
     /// Those of the endpoint at this place, of which there must be so many.
     #[inline]
     pub(crate) fn signs(&self, place: usize) -> &Signs {
-        let at = self.at[place] as usize;
-        &self.sheets[at >> BITS][at % MOST]
+        let at = self.chart.at[place] as usize;
+        &self.chart.sheets[at >> BITS][at % MOST]
     }
 }
 
-/// The sheets of a board that is put together.
+/// The sheets of a chart that is put together.
 #[derive(Default)]
 struct Sheets {
     all: Vec<Sheet>,
-    /// Where they are on the board, by their numbers.
+    /// Where they are on the chart, by their numbers.
     known: Vec<u32>,
 }
 
@@ -382,12 +396,17 @@ mod tests {
 
             for (step, (comes, which)) in changes.into_iter().enumerate() {
                 match &all[which] {
-                    known if comes => endpoints.put(known.clone()),
+                    known if comes && step % 2 == 0 => endpoints.put(known.clone()),
+                    // The same, of which something else is said.
+                    known if comes => {
+                        let instance = known.instance().clone().weight(step as u32);
+                        endpoints.put(Endpoint::new(instance.into(), Arc::clone(known.vitals())));
+                    }
                     known if step % 5 > 0 => endpoints.remove(known.id()),
                     // One that has its id, and is another.
                     known => endpoints.put(Endpoint::idle(known.instance().clone())),
                 }
-                if step % 32 == 0 {
+                if step % 4 == 0 {
                     prop_assert!(is_right(&endpoints, &Board::of(&endpoints)));
                 }
             }
@@ -421,6 +440,20 @@ mod tests {
             .map(|two| (two[0].number, two[0].nth + 1, &two[1]));
         let apart = steps.filter(|(number, nth, next)| (*number, *nth) != (next.number, next.nth));
         assert!(apart.count() < 50);
+    }
+
+    #[test]
+    fn what_is_said_anew_of_one_costs_no_new_board() {
+        let mut endpoints = conform::endpoints(&[1; 1_000]);
+        let (board, one) = (Board::of(&endpoints), endpoints[500].clone());
+        let heavier = Arc::new(one.instance().clone().weight(7));
+
+        endpoints.put(Endpoint::new(heavier, Arc::clone(one.vitals())));
+
+        let same = |other: &Board| Arc::ptr_eq(&board.chart.at, &other.chart.at);
+        assert!(same(&Board::of(&endpoints)));
+        endpoints.put(Endpoint::idle(one.instance().clone()));
+        assert!(!same(&Board::of(&endpoints)), "it is another");
     }
 
     #[test]

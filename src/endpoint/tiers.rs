@@ -19,20 +19,41 @@ pub(super) enum Tier {
     Trial,
 }
 
-/// The endpoints that can take calls.
+/// The endpoints that can take calls, each as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Tiers {
     tiers: [Endpoints; 6],
 }
 
 impl Tiers {
-    /// An endpoint that was in this tier, if in any, now is in that one, if in any.
-    pub(super) fn shift(&mut self, endpoint: Endpoint, from: Option<Tier>, to: Option<Tier>) {
+    /// An endpoint that was in this tier, if in any, now is in that one, if in any; all that there are now, it
+    /// among them unless it has left, are known like this.
+    ///
+    /// A tier that has all of them, as one has when all is well, shares what they are known by: the change was made
+    /// there, and need not be made again.
+    pub(super) fn shift(
+        &mut self,
+        endpoint: Endpoint,
+        from: Option<Tier>,
+        to: Option<Tier>,
+        known: &Endpoints,
+    ) {
         if let Some(from) = from.filter(|_| from != to) {
-            self.tiers[from as usize].remove(endpoint.id());
+            let tier = &mut self.tiers[from as usize];
+            if tier.len() == known.len() + 1 {
+                *tier = known.clone();
+            } else {
+                tier.remove(endpoint.id());
+            }
         }
         if let Some(to) = to {
-            self.tiers[to as usize].put(endpoint);
+            let is_new = from != Some(to);
+            let tier = &mut self.tiers[to as usize];
+            if tier.len() + usize::from(is_new) == known.len() {
+                *tier = known.clone();
+            } else {
+                tier.put(endpoint);
+            }
         }
     }
 
