@@ -305,9 +305,9 @@ impl Best {
         let (mut costs, mut in_flight) = ([BARRED; LANES], [0; LANES]);
         let mut is_over = false;
         for nth in 0..MOST_DRAWN {
-            let signs = self.board.signs(drawn.places[nth]);
-            let seen = signs.form().verdict().seen();
-            in_flight[nth] = signs.in_flight();
+            let glance = self.board.glance(drawn.places[nth]);
+            let seen = glance.verdict().seen();
+            in_flight[nth] = glance.in_flight();
             costs[nth] = seen.cost();
             is_over |= seen.is_over(clock);
         }
@@ -334,12 +334,12 @@ impl Best {
         let clock = Clock::at(now);
         places.map(|place| {
             let signs = self.board.signs(place);
-            let seen = signs.form().verdict().seen();
+            let seen = signs.glance().verdict().seen();
             if !seen.is_over(clock) {
                 return seen.cost();
             }
             let (cost, lasts) = judged(signs, now, usual);
-            signs.form().verdict().holds(seen, cost, clock, lasts);
+            signs.glance().verdict().holds(seen, cost, clock, lasts);
             cost
         })
     }
@@ -383,7 +383,7 @@ fn is_none_of(places: &[usize], place: usize) -> bool {
 
 /// What a call to it would cost if it had none, where so much latency is usual; and for how many microseconds that
 /// does not change, if nothing is learnt meanwhile.
-fn judged(signs: &Signs, now: Tick, usual: f32) -> (Cost, f32) {
+fn judged(signs: Signs<'_>, now: Tick, usual: f32) -> (Cost, f32) {
     let (form, conduct) = (signs.form(), signs.conduct());
     if !conduct.is_open() {
         return (BARRED, f32::INFINITY);

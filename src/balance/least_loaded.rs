@@ -45,33 +45,33 @@ impl OfTwo {
     fn is_busier(&self, first: usize, second: usize) -> bool {
         let places = [first, second];
         // Not by `map`, which would be a call.
-        let [a, b] = [self.board.signs(first), self.board.signs(second)];
+        let [a, b] = [self.board.glance(first), self.board.glance(second)];
         let [m, n] = [a.in_flight(), b.in_flight()].map(u64::from);
         let weights = self.weights.as_deref();
         let [v, w] = weights.map_or([1; 2], |weights| places.map(|place| weights[place]));
-        let [slow, fast] = [a, b].map(|signs| u64::from(signs.latency().now()));
-        let [good, bad] = [a, b].map(|signs| signs.conduct().name());
-        let differ = slow.min(fast) > 0 && slow.max(fast) >= slow.min(fast) * APART;
+        let [a, b] = [a.gist(), b.gist()];
+        let [slow, fast] = [a.latency(), b.latency()];
+        let [good, bad] = [a.name(), b.name()];
+        let differ = slow.min(fast) > 0.0 && slow.max(fast) >= slow.min(fast) * APART;
         if !differ && good.abs_diff(bad) < BLEMISH {
             return m * w > n * v;
         }
         // Failures cost by the square of what is left of a good name.
-        let cost = |load: u64, latency: u64, other: u64, name: u32| {
-            let latency = if differ { latency } else { 1 };
+        let cost = |load: u64, latency: f32, other: u64, name: u32| {
+            let latency = if differ { latency as u64 } else { 1 };
             let busy = u128::from((load + 1) * latency);
             busy * u128::from(other) * u128::from(name).pow(2)
         };
         let busier = cost(m, slow, w, bad) > cost(n, fast, v, good);
-        let loser = self.board.endpoint(if busier { first } else { second });
-        let a_while = loser.lost_comparison();
-        loser.conduct().lost(a_while);
+        let loser = if busier { first } else { second };
+        self.board.endpoint(loser).lost_comparison();
         busier
     }
 }
 
 /// Latencies closer than this times each other are the same: to follow every difference would leave the
 /// slightly slower half of a fleet idle.
-const APART: u64 = 4;
+const APART: f32 = 4.0;
 /// Good names that differ by less, of 256, are the same.
 const BLEMISH: u32 = 16;
 

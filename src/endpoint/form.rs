@@ -10,11 +10,18 @@ use tokio::time::Instant;
 use super::Verdict;
 use crate::moment::Moment;
 
-/// What a policy weighs an endpoint by, in a few words side by side.
+/// What a policy weighs an endpoint by, and what it makes of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form<'a> {
+    facts: &'a Facts,
+    verdict: &'a Verdict,
+}
+
+/// A few words side by side.
 ///
 /// Each is written by itself: of two calls that end at once one may lose its word, and the next will do.
 #[derive(Debug, Default)]
-pub(crate) struct Form {
+pub(super) struct Facts {
     /// A moving average of the time to the head of a good response, in microseconds as a float; 0 while
     /// nothing is known.
     latency: AtomicU32,
@@ -29,8 +36,6 @@ pub(crate) struct Form {
     doubt: AtomicU32,
     /// For how long it had better be left alone: see [`Rests`].
     rests: AtomicU32,
-    /// What a policy makes of all this, and of its calls' ends.
-    verdict: Verdict,
 }
 
 /// For how many seconds an endpoint had better be left alone.
@@ -110,36 +115,42 @@ impl Tick {
     }
 }
 
-impl Form {
+impl<'a> Form<'a> {
+    /// What is known of it, and what a policy makes of that and of its calls' ends.
+    #[inline]
+    pub(super) fn of(facts: &'a Facts, verdict: &'a Verdict) -> Self {
+        Self { facts, verdict }
+    }
+
     /// A call goes to it; for how many seconds nothing was heard before.
     #[inline]
-    pub(super) fn begins(&self, now: Moment) -> f32 {
+    pub(super) fn begins(self, now: Moment) -> f32 {
         let now = Tick::of(now);
-        let is_first = self.waiting.fetch_add(1, Relaxed) == 0;
-        if is_first || self.moved.load(Relaxed) == OVERTAKEN {
-            self.moved.store(now.0, Relaxed);
+        let is_first = self.facts.waiting.fetch_add(1, Relaxed) == 0;
+        if is_first || self.facts.moved.load(Relaxed) == OVERTAKEN {
+            self.facts.moved.store(now.0, Relaxed);
             self.verdict.is_over();
         }
         self.silent(now)
     }
 
     /// The server says something for the first time on a call, after which others began, or none did.
-    pub(super) fn speaks(&self, now: Moment, others_began: bool) {
+    pub(super) fn speaks(self, now: Moment, others_began: bool) {
         let now = Tick::of(now).0;
         let moved = if others_began { now } else { OVERTAKEN };
-        self.moved.store(moved, Relaxed);
-        self.heard.store(now, Relaxed);
+        self.facts.moved.store(moved, Relaxed);
+        self.facts.heard.store(now, Relaxed);
         self.verdict.is_over();
     }
 
     /// A call need not be waited for any more.
-    pub(super) fn is_left(&self) {
-        self.waiting.fetch_sub(1, Relaxed);
+    pub(super) fn is_left(self) {
+        self.facts.waiting.fetch_sub(1, Relaxed);
         self.verdict.is_over();
     }
 
     /// A call to it failed.
-    pub(super) fn failed(&self, now: Moment) {
+    pub(super) fn failed(self, now: Moment) {
         let now = Tick::of(now);
         let rests = self.rests();
         // Those that fail together are one failure; one that was tried after a rest is another.
@@ -148,42 +159,46 @@ impl Form {
             rest if self.silent(now) > rest * 0.5 => longer(rest),
             rest => rest,
         };
-        self.rests.store(Rests { failing, ..rests }.pack(), Relaxed);
-        self.heard.store(now.0, Relaxed);
+        self.facts
+            .rests
+            .store(Rests { failing, ..rests }.pack(), Relaxed);
+        self.facts.heard.store(now.0, Relaxed);
         self.verdict.is_over();
     }
 
     /// A call to it went well.
     #[inline]
-    pub(super) fn succeeded(&self) {
+    pub(super) fn succeeded(self) {
         let rests = self.rests();
         if rests.failing > 0.0 {
             let half = rests.failing * 0.5;
             let failing = if rests.failing > REST { half } else { 0.0 };
-            self.rests.store(Rests { failing, ..rests }.pack(), Relaxed);
+            self.facts
+                .rests
+                .store(Rests { failing, ..rests }.pack(), Relaxed);
         }
     }
 
     /// For how many seconds it had better be left alone.
     #[inline]
-    pub(crate) fn rest(&self) -> f32 {
+    pub(crate) fn rest(self) -> f32 {
         let rests = self.rests();
         rests.failing.max(rests.slow)
     }
 
     #[inline]
-    fn rests(&self) -> Rests {
-        Rests::unpack(self.rests.load(Relaxed))
+    fn rests(self) -> Rests {
+        Rests::unpack(self.facts.rests.load(Relaxed))
     }
 
     /// A good answer took so long. To be told before [`Form::speaks`], as it weighs the more the longer
     /// nothing was heard.
     ///
     /// One that others have overtaken says little about the server.
-    pub(super) fn took(&self, time: Duration, now: Moment, is_overtaken: bool) {
+    pub(super) fn took(self, time: Duration, now: Moment, is_overtaken: bool) {
         let took = micros(time);
         let (known, doubt) = (self.latency(), self.doubt());
-        let silent = Tick::of(now).since(Tick(self.heard.load(Relaxed)));
+        let silent = Tick::of(now).since(Tick(self.facts.heard.load(Relaxed)));
         let rests = self.rests();
         let is_other = silent > OTHER.max(rests.slow * 0.5) && took * 2.0 < known;
         if known == 0.0 || is_other || rests.failing > 0.0 && silent > rests.failing * 0.5 {
@@ -192,9 +207,9 @@ impl Form {
                 true => (WELCOME, 1.0 / WELCOMED_FOR),
                 false => (1.0, 1.0),
             };
-            self.rests.store(rests.is_well().pack(), Relaxed);
-            self.doubt.store(doubt.to_bits(), Relaxed);
-            self.latency.store((took * part).to_bits(), Relaxed);
+            self.facts.rests.store(rests.is_well().pack(), Relaxed);
+            self.facts.doubt.store(doubt.to_bits(), Relaxed);
+            self.facts.latency.store((took * part).to_bits(), Relaxed);
             self.verdict.is_over();
             return;
         }
@@ -202,7 +217,7 @@ impl Form {
         let turns_slow = is_odd && took > HICCUP && doubt < SURE && !is_overtaken;
         let after = rests.after(took, known, silent, turns_slow);
         if after != rests {
-            self.rests.store(after.pack(), Relaxed);
+            self.facts.rests.store(after.pack(), Relaxed);
         }
         let part = (1.0 - fade(silent / MEMORY))
             .max(doubt / (1.0 + doubt))
@@ -220,70 +235,64 @@ impl Form {
             (known + part * (told - known)).max(took * at_once)
         };
         let doubt = kept * kept * doubt + part * part;
-        self.doubt.store(doubt.to_bits(), Relaxed);
-        self.latency.store(average.to_bits(), Relaxed);
+        self.facts.doubt.store(doubt.to_bits(), Relaxed);
+        self.facts.latency.store(average.to_bits(), Relaxed);
         self.verdict.is_over();
     }
 
     /// Somebody waited for so long in vain.
-    pub(super) fn kept_waiting(&self, time: Duration) {
+    pub(super) fn kept_waiting(self, time: Duration) {
         let waited = micros(time);
         if waited > self.latency() {
-            self.latency.store(waited.to_bits(), Relaxed);
+            self.facts.latency.store(waited.to_bits(), Relaxed);
             self.verdict.is_over();
         }
     }
 
     /// It is another's, of whom nothing is known until now.
-    pub(super) fn begin_anew(&self, now: Moment) {
+    pub(super) fn begin_anew(self, now: Moment) {
         self.forget();
-        self.heard.store(Tick::of(now).0, Relaxed);
-        self.waiting.store(0, Relaxed);
-        self.moved.store(0, Relaxed);
+        self.facts.heard.store(Tick::of(now).0, Relaxed);
+        self.facts.waiting.store(0, Relaxed);
+        self.facts.moved.store(0, Relaxed);
         self.verdict.begin_anew();
     }
 
     /// What it did before does not count from now on.
-    pub(super) fn forget(&self) {
-        self.latency.store(0, Relaxed);
-        self.doubt.store(0, Relaxed);
-        self.rests.store(0, Relaxed);
+    pub(super) fn forget(self) {
+        self.facts.latency.store(0, Relaxed);
+        self.facts.doubt.store(0, Relaxed);
+        self.facts.rests.store(0, Relaxed);
         self.verdict.is_over();
-    }
-
-    /// What a policy makes of it; see [`Verdict`].
-    #[inline]
-    pub(crate) fn verdict(&self) -> &Verdict {
-        &self.verdict
     }
 
     /// Its calls' ends are to be seen in another light.
     #[inline]
-    pub(super) fn is_to_be_judged_anew(&self) {
+    pub(super) fn is_to_be_judged_anew(self) {
         self.verdict.is_over();
     }
 
     /// Microseconds to the head of a response; 0 while nothing is known.
     #[inline]
-    pub(crate) fn latency(&self) -> f32 {
-        f32::from_bits(self.latency.load(Relaxed))
+    pub(crate) fn latency(self) -> f32 {
+        f32::from_bits(self.facts.latency.load(Relaxed))
     }
 
     /// One over the number of answers that this is worth.
     #[inline]
-    pub(crate) fn doubt(&self) -> f32 {
-        f32::from_bits(self.doubt.load(Relaxed))
+    pub(crate) fn doubt(self) -> f32 {
+        f32::from_bits(self.facts.doubt.load(Relaxed))
     }
 
     /// For how many seconds nothing has been learnt about it.
     #[inline]
-    pub(crate) fn silent(&self, now: Tick) -> f32 {
-        now.since(Tick(self.heard.load(Relaxed)))
+    pub(crate) fn silent(self, now: Tick) -> f32 {
+        now.since(Tick(self.facts.heard.load(Relaxed)))
     }
 
     /// In so many seconds without news, two thirds of its failures are forgotten.
     #[inline]
-    pub(crate) fn forgives(&self) -> f32 {
+    pub(crate) fn forgives(self) -> f32 {
         match self.rests().failing {
             rest if rest > REST => rest,
             _ => OLD_FAILURES,
@@ -292,20 +301,20 @@ impl Form {
 
     /// Whether there is a call of which nothing has been heard.
     #[inline]
-    pub(crate) fn waits(&self) -> bool {
+    pub(crate) fn waits(self) -> bool {
         self.waiting() > 0
     }
 
     /// How many calls there are of which nothing has been heard.
     #[inline]
-    pub(crate) fn waiting(&self) -> u32 {
-        self.waiting.load(Relaxed)
+    pub(crate) fn waiting(self) -> u32 {
+        self.facts.waiting.load(Relaxed)
     }
 
     /// For how many microseconds all calls that wait have waited in vain, if any do that no other has overtaken.
     #[inline]
-    pub(crate) fn stalled(&self, now: Tick) -> f32 {
-        match self.moved.load(Relaxed) {
+    pub(crate) fn stalled(self, now: Tick) -> f32 {
+        match self.facts.moved.load(Relaxed) {
             OVERTAKEN => 0.0,
             _ if !self.waits() => 0.0,
             moved => now.since(Tick(moved)) * 1e6,
@@ -406,7 +415,8 @@ mod tests {
     }
 
     fn hearing(times: &[(u32, Duration)]) -> Vec<f32> {
-        let (form, mut now) = (Form::default(), Instant::now());
+        let (facts, verdict, mut now) = (Facts::default(), Verdict::default(), Instant::now());
+        let form = Form::of(&facts, &verdict);
         let hears = |&(ms, silence): &(u32, Duration)| {
             now += silence;
             let now = Moment::at(now);
@@ -445,7 +455,8 @@ mod tests {
 
     #[test]
     fn it_stalls_while_calls_wait_and_none_is_heard_of() {
-        let (form, now) = (Form::default(), Instant::now());
+        let (facts, verdict, now) = (Facts::default(), Verdict::default(), Instant::now());
+        let form = Form::of(&facts, &verdict);
         let stalled = |after: Duration| form.stalled(Tick::at(now + after)) / 1000.0;
         assert_eq!(stalled(MILLI * 100), 0.0);
 
@@ -462,7 +473,8 @@ mod tests {
 
     #[test]
     fn who_waits_in_vain_says_that_it_takes_longer_than_that_and_no_more() {
-        let form = Form::default();
+        let (facts, verdict) = (Facts::default(), Verdict::default());
+        let form = Form::of(&facts, &verdict);
 
         form.kept_waiting(MILLI * 20);
         form.kept_waiting(MILLI * 10);
@@ -472,7 +484,8 @@ mod tests {
 
     #[test]
     fn failures_together_are_one_and_each_after_a_rest_makes_the_next_twice_as_long() {
-        let (form, began) = (Form::default(), Instant::now());
+        let (facts, verdict, began) = (Facts::default(), Verdict::default(), Instant::now());
+        let form = Form::of(&facts, &verdict);
         let fails = |seconds: f32| {
             form.failed(Moment::at(began + Duration::from_secs_f32(seconds)));
             form.rest()
@@ -489,11 +502,12 @@ mod tests {
 
     #[test]
     fn one_that_turns_slow_rests_twice_as_long_each_time_and_is_welcome_when_it_is_well() {
-        let (form, mut now) = (Form::default(), Instant::now());
+        let (facts, verdict, mut now) = (Facts::default(), Verdict::default(), Instant::now());
+        let form = Form::of(&facts, &verdict);
         let mut hears = |ms: u32, after: f32| {
             now += Duration::from_secs_f32(after);
             form.took(MILLI * ms, Moment::at(now), false);
-            form.heard.store(Tick::at(now).0, Relaxed);
+            form.facts.heard.store(Tick::at(now).0, Relaxed);
             (form.rest().round(), form.latency() / 1000.0)
         };
         for _ in 0..100 {

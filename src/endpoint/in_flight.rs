@@ -327,7 +327,7 @@ impl InFlight {
     }
 
     pub(crate) fn took(&self, time: Duration) {
-        self.vitals.latency().heard(time);
+        self.vitals.heard(time);
     }
 
     /// The server's headers or trailers, in which it may report of its load.

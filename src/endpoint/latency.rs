@@ -80,12 +80,14 @@ impl Latency {
         a_while
     }
 
-    /// A call goes to it: until that is answered, what was heard before counts in full.
-    pub(super) fn is_tried(&self) {
+    /// A call goes to it: until that is answered, what was heard before counts in full. Whether it did not.
+    pub(super) fn is_tried(&self) -> bool {
         let heard = self.heard.load(Ordering::Relaxed);
-        if self.now() != heard {
+        let had_faded = self.now() != heard;
+        if had_faded {
             self.faded.store(heard, Ordering::Relaxed);
         }
+        had_faded
     }
 }
 

@@ -5,6 +5,7 @@ mod endpoints;
 mod entry;
 mod event;
 mod form;
+mod glance;
 mod in_flight;
 mod latency;
 mod links;
@@ -26,6 +27,7 @@ pub(crate) use columns::Columns;
 pub use endpoints::Endpoints;
 pub use event::Event;
 pub(crate) use form::{Form, OLD_FAILURES, Tick, fade, micros};
+pub(crate) use glance::Glance;
 pub(crate) use in_flight::InFlight;
 pub(crate) use latency::Latency;
 use links::Links;
@@ -188,9 +190,9 @@ impl Endpoint {
         &self.vitals
     }
 
-    /// It lost a comparison with another; whether it did so for a while.
-    pub(crate) fn lost_comparison(&self) -> bool {
-        self.vitals.lost_comparison()
+    /// It lost a comparison with another.
+    pub(crate) fn lost_comparison(&self) {
+        self.vitals.lost_comparison();
     }
 
     /// The oldest of its connections, which has room for all calls as a rule.

@@ -1,34 +1,43 @@
-//! What picks compare endpoints by: a cache line each, and the lines of many side by side.
+//! What picks compare endpoints by: a glance and a cache line each, and those of many side by side.
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Endpoint, Endpoints, Form, Latency, members::MOST as LONGEST};
+use super::{
+    Endpoint, Endpoints, Form, Glance, Latency, form::Facts, glance::Gist, members::MOST as LONGEST,
+};
 use crate::{health::Conduct, moment::Moment};
 
 /// How an endpoint is doing, as far as picks look at it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signs<'a> {
+    glance: &'a Glance,
+    detail: &'a Detail,
+}
+
+/// What is behind a glance.
 ///
 /// One cache line and a whole one: to look at one of thousands costs one look at memory, and calls to two
-/// endpoints that end at once on two processors do not slow each other down.
+/// endpoints that end at once on two processors do not slow each other down here.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Signs {
-    pub(super) in_flight: AtomicU32,
+struct Detail {
     conduct: Conduct,
-    form: Form,
+    facts: Facts,
     latency: Latency,
 }
 
-const _: () = assert!(size_of::<Signs>() == 64, "more does not fit into a line");
+const _: () = assert!(size_of::<Detail>() == 64, "more does not fit into a line");
 const _: () = assert!(size_of::<Spot>() == 3, "handles have no more room");
 
-/// So many endpoints' at a time, which stay where they are.
-type Sheet = Arc<[Signs]>;
+/// So many endpoints' at a time, which stay where they are. Apart, for most picks are made at a glance.
+#[derive(Clone, Debug)]
+struct Sheet {
+    glances: Arc<[Glance]>,
+    details: Arc<[Detail]>,
+}
 
 /// One endpoint's own signs, as long as this is there; then they are another's.
 #[derive(Debug)]
@@ -44,8 +53,8 @@ pub(super) struct Spot([u8; 3]);
 struct Row {
     sheet: Sheet,
     /// Of the sheet; no other has the same at the same time.
-    number: usize,
-    nth: usize,
+    number: u32,
+    nth: u32,
 }
 
 /// Where the signs of a few endpoints are that follow each other.
@@ -76,10 +85,10 @@ pub(crate) struct Board {
 /// The lines that are nobody's, by the numbers of their sheets.
 #[derive(Debug)]
 struct Blank {
-    lines: BTreeMap<usize, (Sheet, Vec<usize>)>,
+    lines: BTreeMap<u32, (Sheet, Vec<u32>)>,
     /// Numbers below this are or were a sheet's; these were.
-    next: usize,
-    unused: Vec<usize>,
+    next: u32,
+    unused: Vec<u32>,
     /// Lines there are, blank or not.
     all: usize,
 }
@@ -98,46 +107,70 @@ const ON_IT: u32 = MOST as u32 - 1;
 /// No sheet is at this place of a chart.
 const UNKNOWN: u32 = u32::MAX;
 
-impl Signs {
-    fn new() -> Self {
-        Self {
-            in_flight: AtomicU32::new(0),
-            conduct: Conduct::new(0),
-            form: Form::default(),
-            latency: Latency::new(),
-        }
-    }
-
+impl<'a> Signs<'a> {
     /// Nothing is known from now on, and so many failures in a row are too many.
-    fn begin_anew(&self, limit: u16, now: Moment) {
-        self.in_flight.store(0, Relaxed);
-        self.conduct.begin_anew(limit);
-        self.form.begin_anew(now);
-        self.latency.begin_anew();
+    fn begin_anew(self, limit: u16, now: Moment) {
+        self.glance.begin_anew();
+        self.conduct().begin_anew(limit);
+        self.form().begin_anew(now);
+        self.latency().begin_anew();
     }
 
-    /// Calls that have begun and not ended.
+    /// What is seen of it at a glance.
     #[inline]
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+    pub(crate) fn glance(self) -> &'a Glance {
+        self.glance
     }
 
     /// How its calls have ended lately.
     #[inline]
-    pub(crate) fn conduct(&self) -> &Conduct {
-        &self.conduct
+    pub(crate) fn conduct(self) -> &'a Conduct {
+        &self.detail.conduct
     }
 
     /// In what form it is; see [`Form`].
     #[inline]
-    pub(crate) fn form(&self) -> &Form {
-        &self.form
+    pub(crate) fn form(self) -> Form<'a> {
+        Form::of(&self.detail.facts, self.glance.verdict())
     }
 
     /// How soon it answers; see [`Latency`].
     #[inline]
-    pub(crate) fn latency(&self) -> &Latency {
-        &self.latency
+    pub(crate) fn latency(self) -> &'a Latency {
+        &self.detail.latency
+    }
+
+    /// What two are compared by has changed, and is to be seen.
+    pub(super) fn are_told(self) {
+        let gist = Gist::new(self.latency().now(), self.conduct().name());
+        self.glance.tell(gist);
+    }
+}
+
+impl Detail {
+    fn new() -> Self {
+        Self {
+            conduct: Conduct::new(0),
+            facts: Facts::default(),
+            latency: Latency::new(),
+        }
+    }
+}
+
+impl Sheet {
+    fn new(count: usize) -> Self {
+        Self {
+            glances: (0..count).map(|_| Glance::new()).collect(),
+            details: (0..count).map(|_| Detail::new()).collect(),
+        }
+    }
+
+    #[inline]
+    fn signs(&self, nth: usize) -> Signs<'_> {
+        Signs {
+            glance: &self.glances[nth],
+            detail: &self.details[nth],
+        }
     }
 }
 
@@ -150,12 +183,12 @@ impl Line {
     }
 
     pub(super) fn spot(&self) -> Spot {
-        Spot::new(self.0.number, self.0.nth)
+        Spot::new(self.0.number as usize, self.0.nth as usize)
     }
 
     #[inline]
-    pub(super) fn signs(&self) -> &Signs {
-        &self.0.sheet[self.0.nth]
+    pub(super) fn signs(&self) -> Signs<'_> {
+        self.0.sheet.signs(self.0.nth as usize)
     }
 }
 
@@ -195,7 +228,7 @@ impl Strip {
         for (line, endpoint) in lines.iter_mut().zip(endpoints) {
             let spot = endpoint.spot();
             let number = match spot.number() {
-                Spot::GREATEST => endpoint.vitals().line().0.number,
+                Spot::GREATEST => endpoint.vitals().line().0.number as usize,
                 number => number,
             };
             *line = (number << BITS | spot.nth()) as u32;
@@ -249,11 +282,18 @@ impl Board {
         &self.endpoints[place]
     }
 
-    /// Those of the endpoint at this place, of which there must be so many.
+    /// The signs of the endpoint at this place, of which there must be so many.
     #[inline]
-    pub(crate) fn signs(&self, place: usize) -> &Signs {
+    pub(crate) fn signs(&self, place: usize) -> Signs<'_> {
         let at = self.chart.at[place] as usize;
-        &self.chart.sheets[at >> BITS][at % MOST]
+        self.chart.sheets[at >> BITS].signs(at % MOST)
+    }
+
+    /// What is seen of it at a glance.
+    #[inline]
+    pub(crate) fn glance(&self, place: usize) -> &Glance {
+        let at = self.chart.at[place] as usize;
+        &self.chart.sheets[at >> BITS].glances[at % MOST]
     }
 }
 
@@ -278,7 +318,7 @@ impl Sheets {
     #[cold]
     fn add(&mut self, number: usize, endpoint: &Endpoint) -> u32 {
         let place = (self.all.len() << BITS) as u32;
-        self.all.push(Arc::clone(&endpoint.vitals().line().0.sheet));
+        self.all.push(endpoint.vitals().line().0.sheet.clone());
         if self.known.len() <= number {
             self.known.resize(number + 1, UNKNOWN);
         }
@@ -307,7 +347,7 @@ impl Blank {
             let number = *entry.key();
             let (sheet, lines) = entry.get_mut();
             if let Some(nth) = lines.pop() {
-                let sheet = Arc::clone(sheet);
+                let sheet = sheet.clone();
                 if lines.is_empty() {
                     entry.remove();
                 }
@@ -316,27 +356,27 @@ impl Blank {
         }
         let count = self.all.clamp(FEWEST, MOST);
         self.all += count;
-        let sheet: Sheet = (0..count).map(|_| Signs::new()).collect();
+        let sheet = Sheet::new(count);
         let number = self.unused.pop().unwrap_or_else(|| {
             self.next += 1;
             self.next - 1
         });
         // The first comes first: those who arrive together lie side by side.
-        let others = (1..count).rev().collect();
-        self.lines.insert(number, (Arc::clone(&sheet), others));
+        let others = (1..count as u32).rev().collect();
+        self.lines.insert(number, (sheet.clone(), others));
         let nth = 0;
         Row { sheet, number, nth }
     }
 
     /// The whole sheet, if nobody has a line on it any more.
     fn take_back(&mut self, row: &Row) -> Option<Sheet> {
-        let new = || (Arc::clone(&row.sheet), Vec::new());
+        let new = || (row.sheet.clone(), Vec::new());
         let (sheet, lines) = self.lines.entry(row.number).or_insert_with(new);
         lines.push(row.nth);
-        if lines.len() < sheet.len() {
+        if lines.len() < sheet.details.len() {
             return None;
         }
-        self.all -= sheet.len();
+        self.all -= sheet.details.len();
         self.unused.push(row.number);
         self.lines.remove(&row.number).map(|(sheet, _)| sheet)
     }
@@ -349,6 +389,10 @@ mod tests {
     use super::*;
     use crate::balance::conform;
 
+    fn is_same(one: Signs<'_>, other: Signs<'_>) -> bool {
+        std::ptr::eq(one.glance, other.glance) && std::ptr::eq(one.detail, other.detail)
+    }
+
     proptest! {
         #[test]
         fn a_line_is_never_two_endpoints_and_a_sheet_that_nobody_uses_goes(
@@ -359,7 +403,7 @@ mod tests {
             for (comes, which) in changes {
                 if comes || taken.is_empty() {
                     let new = blank.take();
-                    let same = |row: &Row| Arc::ptr_eq(&row.sheet, &new.sheet);
+                    let same = |row: &Row| Arc::ptr_eq(&row.sheet.details, &new.sheet.details);
                     let of_number = |row: &Row| row.number == new.number;
                     prop_assert!(taken.iter().all(|row| same(row) == of_number(row)));
                     prop_assert!(!taken.iter().any(|row| same(row) && row.nth == new.nth));
@@ -374,7 +418,7 @@ mod tests {
 
             taken.drain(..).for_each(|row| drop(blank.take_back(&row)));
             prop_assert_eq!((blank.all, blank.lines.len()), (0, 0));
-            prop_assert_eq!(blank.unused.len(), blank.next);
+            prop_assert_eq!(blank.unused.len(), blank.next as usize);
         }
     }
 
@@ -389,7 +433,8 @@ mod tests {
             let before = (endpoints.clone(), Board::of(&endpoints));
             let is_right = |endpoints: &Endpoints, board: &Board| {
                 let is_own = |(place, e): (usize, &Endpoint)| {
-                    std::ptr::eq(board.signs(place), e.vitals().signs())
+                    is_same(board.signs(place), e.vitals().signs())
+                        && std::ptr::eq(board.glance(place), e.vitals().signs().glance)
                 };
                 board.len() == endpoints.len() && endpoints.iter().enumerate().all(is_own)
             };
@@ -468,24 +513,26 @@ mod tests {
 
         for (place, endpoint) in endpoints.iter().enumerate() {
             let signs = board.signs(place);
-            assert!(std::ptr::eq(signs, endpoint.vitals().signs()));
-            assert_eq!(signs.in_flight(), u32::from(place % 7 == 0));
+            assert!(is_same(signs, endpoint.vitals().signs()));
+            assert_eq!(signs.glance().in_flight(), u32::from(place % 7 == 0));
         }
         drop(calls);
-        assert!((0..1_000).all(|place| board.signs(place).in_flight() == 0));
+        assert!((0..1_000).all(|place| board.glance(place).in_flight() == 0));
     }
 
     #[test]
     fn what_one_did_is_not_held_against_another_who_gets_its_line() {
         let now = Moment::now();
-        let [signs, new] = [0; 2].map(|_| Signs::new());
-        signs.conduct.failed(false);
-        signs.latency.heard(std::time::Duration::from_secs(1));
-        signs.form.begins(now);
-        signs.form.failed(now);
-        signs.in_flight.fetch_add(1, Relaxed);
+        let sheet = Sheet::new(2);
+        let [signs, new] = [0, 1].map(|nth| sheet.signs(nth));
+        signs.conduct().failed(false);
+        signs.latency().heard(std::time::Duration::from_secs(1));
+        signs.form().begins(now);
+        signs.form().failed(now);
+        signs.glance().begins();
+        signs.are_told();
 
-        for signs in [&signs, &new] {
+        for signs in [signs, new] {
             signs.begin_anew(0, now);
         }
 

@@ -120,7 +120,7 @@ impl Vitals {
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        self.signs().in_flight() as usize
+        self.signs().glance().in_flight() as usize
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -172,7 +172,7 @@ impl Vitals {
 
     /// What picks look at.
     #[inline]
-    pub(super) fn signs(&self) -> &Signs {
+    pub(super) fn signs(&self) -> Signs<'_> {
         self.line.signs()
     }
 
@@ -191,13 +191,14 @@ impl Vitals {
             self.form().forget();
         }
         self.conduct().treat(mode, limit);
+        self.signs().are_told();
         self.form().is_to_be_judged_anew();
     }
 
     /// Counts a call that begins now, unless there are so many in flight already.
     #[inline]
     pub(crate) fn begin_within(self: &Arc<Self>, limit: usize, now: Moment) -> Option<InFlight> {
-        if self.signs().in_flight.fetch_add(1, Ordering::Relaxed) as usize >= limit {
+        if self.signs().glance().begins() as usize >= limit {
             self.ends();
             return None;
         }
@@ -209,14 +210,16 @@ impl Vitals {
         if !self.conduct().try_one() {
             return None;
         }
-        self.signs().in_flight.fetch_add(1, Ordering::Relaxed);
+        self.signs().glance().begins();
         Some(self.begun(true, Moment::now()))
     }
 
     #[inline]
     fn begun(self: &Arc<Self>, on_trial: bool, now: Moment) -> InFlight {
         let before = self.begun.fetch_add(1, Ordering::Relaxed) as u32;
-        self.latency().is_tried();
+        if self.latency().is_tried() {
+            self.signs().are_told();
+        }
         InFlight::begun(Arc::clone(self), before.wrapping_add(1), on_trial, now)
     }
 
@@ -233,7 +236,7 @@ impl Vitals {
     }
 
     pub(super) fn ends(&self) {
-        self.signs().in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.signs().glance().ends();
     }
 
     pub(super) fn lost_one(&self) {
@@ -261,6 +264,7 @@ impl Vitals {
             self.raise(Notice::Proved);
         }
         if !is_spotless {
+            self.signs().are_told();
             self.form().is_to_be_judged_anew();
         }
     }
@@ -268,6 +272,7 @@ impl Vitals {
     pub(super) fn failed_like(&self, ended: &Ended<'_>, on_trial: bool) {
         self.attempts().failed();
         let turn = self.conduct().failed(on_trial);
+        self.signs().are_told();
         self.form().is_to_be_judged_anew();
         if turn == Turn::Tripped {
             let n = self.conduct().failed_in_a_row();
@@ -306,7 +311,7 @@ impl Vitals {
     }
 
     /// In what form it is; see [`Form`].
-    pub(crate) fn form(&self) -> &Form {
+    pub(crate) fn form(&self) -> Form<'_> {
         self.signs().form()
     }
 
@@ -321,9 +326,17 @@ impl Vitals {
         self.senses.get().map(|senses| &**senses)
     }
 
-    /// It lost a comparison with another; whether it did so for a while.
-    pub(crate) fn lost_comparison(&self) -> bool {
-        self.latency().lost(Moment::now().since(self.known_since))
+    /// A call was answered, or given up, after so long.
+    pub(super) fn heard(&self, time: Duration) {
+        self.latency().heard(time);
+        self.signs().are_told();
+    }
+
+    /// It lost a comparison with another.
+    pub(crate) fn lost_comparison(&self) {
+        let a_while = self.latency().lost(Moment::now().since(self.known_since));
+        self.conduct().lost(a_while);
+        self.signs().are_told();
     }
 
     pub(crate) fn links(&self) -> &Links {
