@@ -8,7 +8,7 @@ use std::sync::{
 use super::{Call, Pick, Policy, alias::Alias, dice};
 use crate::{
     Endpoints,
-    endpoint::{Board, Clock, Signs, Tick, fade},
+    endpoint::{Board, Clock, Left, Signs, Tick, fade},
 };
 
 /// The best of seven drawn by chance, and of the runner-up of the last pick, by what their calls have shown.
@@ -303,15 +303,15 @@ impl Best {
     fn look_at(&self, drawn: &Drawn, now: Tick, usual: f32) -> (Each<Cost>, Each) {
         let clock = Clock::at(now);
         let (mut costs, mut in_flight) = ([BARRED; LANES], [0; LANES]);
-        let mut is_over = false;
+        let mut left = Left::default();
         for nth in 0..MOST_DRAWN {
             let glance = self.board.glance(drawn.places[nth]);
             let seen = glance.verdict().seen();
             in_flight[nth] = glance.in_flight();
             costs[nth] = seen.cost();
-            is_over |= seen.is_over(clock);
+            left = left.and(seen.left(clock));
         }
-        if is_over {
+        if left.is_over() {
             costs = self.judge(drawn.places, now, usual);
         }
         let mut busy = in_flight.map(|n| n as i32 as f32);

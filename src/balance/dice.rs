@@ -1,35 +1,42 @@
 //! Chance for picks: fast, a thread's own, and never for secrets.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 thread_local! {
-    // Where this crate itself is tested, the same each time: each test has a thread of its own.
-    static DICE: RefCell<SmallRng> =
-        RefCell::new(SmallRng::seed_from_u64(if cfg!(test) { 7 } else { rand::random() }));
+    /// None until they are first thrown: what is there from the start is at hand at once.
+    static DICE: Cell<Option<SmallRng>> = const { Cell::new(None) };
 }
 
 /// From now on, what picks on this thread leave to chance follows from this number, so that a test or a
 /// simulation goes the same way each time.
 pub fn seed(seed: u64) {
-    DICE.set(SmallRng::seed_from_u64(seed));
+    DICE.set(Some(SmallRng::seed_from_u64(seed)));
 }
 
 /// 64 random bits.
 #[inline]
 pub(super) fn roll() -> u64 {
-    DICE.with_borrow_mut(SmallRng::next_u64)
+    let [roll] = rolls();
+    roll
 }
 
 /// So many times 64 random bits.
-#[inline]
+#[inline(always)]
 pub(super) fn rolls<const N: usize>() -> [u64; N] {
-    DICE.with_borrow_mut(|dice| {
-        let mut rolls = [0; N];
-        rolls.iter_mut().for_each(|roll| *roll = dice.next_u64());
-        rolls
-    })
+    // Taken and put back: what is done between is part of the caller, and need not go through memory.
+    let mut dice = DICE.take().unwrap_or_else(any);
+    let mut rolls = [0; N];
+    rolls.iter_mut().for_each(|roll| *roll = dice.next_u64());
+    DICE.set(Some(dice));
+    rolls
+}
+
+/// Where this crate itself is tested, the same each time: each test has a thread of its own.
+#[cold]
+fn any() -> SmallRng {
+    SmallRng::seed_from_u64(if cfg!(test) { 7 } else { rand::random() })
 }
 
 /// A random number below `n`, which is not 0, from 32 of the bits.

@@ -39,7 +39,7 @@ pub(crate) use senses::Senses;
 pub(crate) use set::{Dial, Health, Limits, Set, Step, Wellness};
 use signs::Spot;
 pub(crate) use signs::{Board, Signs};
-pub(crate) use verdict::{Clock, Verdict};
+pub(crate) use verdict::{Clock, Left, Verdict};
 pub use vitals::State;
 pub(crate) use vitals::{Owner, Told, Vitals};
 

@@ -22,8 +22,14 @@ pub(crate) struct Seen(u64);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock(u32);
 
+/// For how long a verdict holds, or several do: looked at for all at once, as seldom any is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left(u32);
+
 /// So many nanoseconds at most.
 const LONGEST: u32 = 16_000_000;
+/// The bits that are not set while a verdict holds: the lowest, and those of more nanoseconds than it ever holds.
+const NOT_HELD: u32 = NONE as u32 | !(2 * LONGEST.next_power_of_two() - 1);
 /// None, and the steps between one none and the next.
 const NONE: u64 = 1;
 const ANOTHER: u64 = 2;
@@ -78,8 +84,26 @@ impl Seen {
     /// Whether it does not hold any more.
     #[inline]
     pub(crate) fn is_over(self, now: Clock) -> bool {
-        // The lowest bit, which says so, becomes the highest.
-        (self.0 as u32).wrapping_sub(now.0).rotate_right(1) > LONGEST
+        self.left(now).is_over()
+    }
+
+    /// For how long it still holds.
+    #[inline]
+    pub(crate) fn left(self, now: Clock) -> Left {
+        Left((self.0 as u32).wrapping_sub(now.0))
+    }
+}
+
+impl Left {
+    /// That of two: when either is over, it is.
+    #[inline]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[inline]
+    pub(crate) fn is_over(self) -> bool {
+        self.0 & NOT_HELD != 0
     }
 }
 
