@@ -29,8 +29,8 @@ use crate::{
 /// - **Tries** find out who is well again: one call goes to an endpoint that has looked bad for five seconds, or for
 ///   seven since it took eight times as long as it used to, or for eight and a half since a first failure. Each try
 ///   that shows no better makes the next wait twice as long, up to 36 seconds, and so does a relapse. Less than one
-///   call in a thousand is spent so, but for the first eight. One that is twice as fast as it was, or succeeds, is
-///   believed at once, and preferred for some calls: it has nothing to do.
+///   call in a thousand is spent so, but for the first eight. One that is four times as fast as it was, or
+///   succeeds, is believed at once, and preferred for some calls: it has nothing to do.
 /// - **Weights**, and the [share](crate::Endpoint::share) of one that is new, say how often it is drawn first, and how many
 ///   calls in flight are usual for it.
 ///

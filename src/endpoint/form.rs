@@ -69,8 +69,11 @@ const HICCUP: f32 = 100_000.0;
 const SLOW_REST: f32 = 7.0;
 const COUNTS_AT_ONCE: f32 = 0.2;
 const FORGOTTEN: f32 = 0.01;
-/// A server of which so many seconds nothing was heard, and which then answers twice as soon, is another by now.
+/// A server of which so many seconds nothing was heard, and which then answers so many times as soon, is another by
+/// now. Where it answers not quite as soon, which may be chance, what is known is worth no more than a few answers.
 pub(super) const OTHER: f32 = 1.0;
+const MUCH_SOONER: f32 = 4.0;
+const SOONER: f32 = 2.0;
 /// One that has rested and is well again has nothing to do: it counts as so much faster than it answered, and that
 /// for as much as these many answers. Those who found out first so make up for those who have not.
 const WELCOME: f32 = 0.3;
@@ -78,7 +81,7 @@ const WELCOMED_FOR: f32 = 1.0 / 0.15;
 /// What is usual is known well enough to say so when it is worth a handful of answers.
 const SURE: f32 = 0.3;
 /// Of the first three answers the soonest counts: a server's first are often late, and if that were believed there
-/// would be no others.
+/// would be no others. Of whom more is known, it is never worth less than these.
 const FEW: f32 = 0.4;
 /// Of a slow spell that would mean a rest of so many seconds nothing is remembered.
 const FORGIVEN: f32 = 2.0;
@@ -200,11 +203,13 @@ impl<'a> Form<'a> {
         let (known, doubt) = (self.latency(), self.doubt());
         let silent = Tick::of(now).since(Tick(self.facts.heard.load(Relaxed)));
         let rests = self.rests();
-        let is_other = silent > OTHER.max(rests.slow * 0.5) && took * 2.0 < known;
+        let is_news = silent > OTHER.max(rests.slow * 0.5);
+        let is_other = is_news && took * MUCH_SOONER < known;
         if known == 0.0 || is_other || rests.failing > 0.0 && silent > rests.failing * 0.5 {
             let welcome = known > 0.0 && rests != Rests::default();
             let (part, doubt) = match welcome {
                 true => (WELCOME, 1.0 / WELCOMED_FOR),
+                false if known > 0.0 => (1.0, FEW),
                 false => (1.0, 1.0),
             };
             self.facts.rests.store(rests.is_well().pack(), Relaxed);
@@ -213,6 +218,8 @@ impl<'a> Form<'a> {
             self.verdict.is_over();
             return;
         }
+        let is_doubtful = is_news && took * SOONER < known;
+        let doubt = if is_doubtful { doubt.max(FEW) } else { doubt };
         let is_odd = took > SPELL * known;
         let turns_slow = is_odd && took > HICCUP && doubt < SURE && !is_overtaken;
         let after = rests.after(took, known, silent, turns_slow);
@@ -234,7 +241,7 @@ impl<'a> Form<'a> {
         } else {
             (known + part * (told - known)).max(took * at_once)
         };
-        let doubt = kept * kept * doubt + part * part;
+        let doubt = (kept * kept * doubt + part * part).min(doubt.max(FEW));
         self.facts.doubt.store(doubt.to_bits(), Relaxed);
         self.facts.latency.store(average.to_bits(), Relaxed);
         self.verdict.is_over();
@@ -451,6 +458,22 @@ mod tests {
 
         assert_eq!(heard[100], 10.0);
         assert!((90.0..100.0).contains(&heard[101]), "{}", heard[101]);
+    }
+
+    #[test]
+    fn after_a_silence_one_that_is_soon_by_chance_is_believed_in_part() {
+        let mut times = vec![(100, MILLI); 100];
+        times.extend([(40, Duration::from_secs(2)), (100, MILLI), (100, MILLI)]);
+        let mut long_silent = times.clone();
+        long_silent[100].1 = Duration::from_secs(60);
+
+        let [heard, long_silent] = [&times, &long_silent].map(|times| hearing(times));
+
+        assert!((82.0..84.0).contains(&heard[100]), "{}", heard[100]);
+        // The next ones are no first ones, of which the soonest would count.
+        assert!(heard[101] > heard[100] && heard[102] > heard[101]);
+        assert!((40.0..45.0).contains(&long_silent[100]));
+        assert!(long_silent[101] > long_silent[100]);
     }
 
     #[test]
