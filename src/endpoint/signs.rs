@@ -32,11 +32,11 @@ struct Detail {
 const _: () = assert!(size_of::<Detail>() == 64, "more does not fit into a line");
 const _: () = assert!(size_of::<Spot>() == 3, "handles have no more room");
 
-/// So many endpoints' at a time, which stay where they are. Apart, for most picks are made at a glance.
-#[derive(Clone, Debug)]
+/// Those of so many endpoints, which stay where they are. Apart, for most picks are made at a glance.
+#[derive(Debug)]
 struct Sheet {
-    glances: Arc<[Glance]>,
-    details: Arc<[Detail]>,
+    glances: [Glance; LINES],
+    details: [Detail; LINES],
 }
 
 /// One endpoint's own signs, as long as this is there; then they are another's.
@@ -51,7 +51,7 @@ pub(super) struct Spot([u8; 3]);
 
 #[derive(Debug)]
 struct Row {
-    sheet: Sheet,
+    sheet: Arc<Sheet>,
     /// Of the sheet; no other has the same at the same time.
     number: u32,
     nth: u32,
@@ -69,7 +69,7 @@ pub(super) struct Strip {
 /// Where the signs of endpoints are, by their places.
 #[derive(Clone, Debug)]
 pub(super) struct Chart {
-    sheets: Arc<[Sheet]>,
+    sheets: Arc<[Arc<Sheet>]>,
     /// For each place which of the sheets it is, and where on it.
     at: Arc<[u32]>,
 }
@@ -85,24 +85,20 @@ pub(crate) struct Board {
 /// The lines that are nobody's, by the numbers of their sheets.
 #[derive(Debug)]
 struct Blank {
-    lines: BTreeMap<u32, (Sheet, Vec<u32>)>,
+    lines: BTreeMap<u32, (Arc<Sheet>, Vec<u32>)>,
     /// Numbers below this are or were a sheet's; these were.
     next: u32,
     unused: Vec<u32>,
-    /// Lines there are, blank or not.
-    all: usize,
 }
 
 /// All endpoints of a process: whose channel an endpoint is makes no difference here.
 static BLANK: Mutex<Blank> = Mutex::new(Blank::new());
 
-/// A sheet has as many lines as there are already, but not fewer nor more than this: those who have three
-/// endpoints do not pay for hundreds, and those who have thousands have few sheets.
-const FEWEST: usize = 8;
-const MOST: usize = 1 << BITS;
-const BITS: u32 = 10;
+/// So many on each: whoever has three endpoints pays 20 KiB, and a pick need not ask how long a sheet is.
+const LINES: usize = 1 << BITS;
+const BITS: u32 = 8;
 /// The bits of a line that say where on its sheet it is.
-const ON_IT: u32 = MOST as u32 - 1;
+const ON_IT: u32 = LINES as u32 - 1;
 
 /// No sheet is at this place of a chart.
 const UNKNOWN: u32 = u32::MAX;
@@ -158,10 +154,10 @@ impl Detail {
 }
 
 impl Sheet {
-    fn new(count: usize) -> Self {
+    fn new() -> Self {
         Self {
-            glances: (0..count).map(|_| Glance::new()).collect(),
-            details: (0..count).map(|_| Detail::new()).collect(),
+            glances: std::array::from_fn(|_| Glance::new()),
+            details: std::array::from_fn(|_| Detail::new()),
         }
     }
 
@@ -211,7 +207,7 @@ impl Spot {
     }
 
     fn nth(self) -> usize {
-        self.bits() % MOST
+        self.bits() % LINES
     }
 }
 
@@ -286,21 +282,21 @@ impl Board {
     #[inline]
     pub(crate) fn signs(&self, place: usize) -> Signs<'_> {
         let at = self.chart.at[place] as usize;
-        self.chart.sheets[at >> BITS].signs(at % MOST)
+        self.chart.sheets[at >> BITS].signs(at % LINES)
     }
 
     /// What is seen of it at a glance.
     #[inline]
     pub(crate) fn glance(&self, place: usize) -> &Glance {
         let at = self.chart.at[place] as usize;
-        &self.chart.sheets[at >> BITS].glances[at % MOST]
+        &self.chart.sheets[at >> BITS].glances[at % LINES]
     }
 }
 
 /// The sheets of a chart that is put together.
 #[derive(Default)]
 struct Sheets {
-    all: Vec<Sheet>,
+    all: Vec<Arc<Sheet>>,
     /// Where they are on the chart, by their numbers.
     known: Vec<u32>,
 }
@@ -318,7 +314,7 @@ impl Sheets {
     #[cold]
     fn add(&mut self, number: usize, endpoint: &Endpoint) -> u32 {
         let place = (self.all.len() << BITS) as u32;
-        self.all.push(endpoint.vitals().line().0.sheet.clone());
+        self.all.push(Arc::clone(&endpoint.vitals().line().0.sheet));
         if self.known.len() <= number {
             self.known.resize(number + 1, UNKNOWN);
         }
@@ -338,7 +334,6 @@ impl Blank {
             lines: BTreeMap::new(),
             next: 0,
             unused: Vec::new(),
-            all: 0,
         }
     }
 
@@ -347,36 +342,33 @@ impl Blank {
             let number = *entry.key();
             let (sheet, lines) = entry.get_mut();
             if let Some(nth) = lines.pop() {
-                let sheet = sheet.clone();
+                let sheet = Arc::clone(sheet);
                 if lines.is_empty() {
                     entry.remove();
                 }
                 return Row { sheet, number, nth };
             }
         }
-        let count = self.all.clamp(FEWEST, MOST);
-        self.all += count;
-        let sheet = Sheet::new(count);
+        let sheet = Arc::new(Sheet::new());
         let number = self.unused.pop().unwrap_or_else(|| {
             self.next += 1;
             self.next - 1
         });
         // The first comes first: those who arrive together lie side by side.
-        let others = (1..count as u32).rev().collect();
-        self.lines.insert(number, (sheet.clone(), others));
+        let others = (1..LINES as u32).rev().collect();
+        self.lines.insert(number, (Arc::clone(&sheet), others));
         let nth = 0;
         Row { sheet, number, nth }
     }
 
     /// The whole sheet, if nobody has a line on it any more.
-    fn take_back(&mut self, row: &Row) -> Option<Sheet> {
-        let new = || (row.sheet.clone(), Vec::new());
-        let (sheet, lines) = self.lines.entry(row.number).or_insert_with(new);
+    fn take_back(&mut self, row: &Row) -> Option<Arc<Sheet>> {
+        let new = || (Arc::clone(&row.sheet), Vec::new());
+        let (_, lines) = self.lines.entry(row.number).or_insert_with(new);
         lines.push(row.nth);
-        if lines.len() < sheet.details.len() {
+        if lines.len() < LINES {
             return None;
         }
-        self.all -= sheet.details.len();
         self.unused.push(row.number);
         self.lines.remove(&row.number).map(|(sheet, _)| sheet)
     }
@@ -403,7 +395,7 @@ mod tests {
             for (comes, which) in changes {
                 if comes || taken.is_empty() {
                     let new = blank.take();
-                    let same = |row: &Row| Arc::ptr_eq(&row.sheet.details, &new.sheet.details);
+                    let same = |row: &Row| Arc::ptr_eq(&row.sheet, &new.sheet);
                     let of_number = |row: &Row| row.number == new.number;
                     prop_assert!(taken.iter().all(|row| same(row) == of_number(row)));
                     prop_assert!(!taken.iter().any(|row| same(row) && row.nth == new.nth));
@@ -413,11 +405,12 @@ mod tests {
                     blank.take_back(&gone);
                 }
                 let blanks: usize = blank.lines.values().map(|(_, lines)| lines.len()).sum();
-                prop_assert_eq!(blanks + taken.len(), blank.all);
+                let sheets = blank.next as usize - blank.unused.len();
+                prop_assert_eq!(blanks + taken.len(), sheets * LINES);
             }
 
             taken.drain(..).for_each(|row| drop(blank.take_back(&row)));
-            prop_assert_eq!((blank.all, blank.lines.len()), (0, 0));
+            prop_assert!(blank.lines.is_empty());
             prop_assert_eq!(blank.unused.len(), blank.next as usize);
         }
     }
@@ -464,7 +457,7 @@ mod tests {
     #[test]
     fn a_handle_says_where_its_line_is_or_that_it_is_too_far() {
         for number in [0, 1, 255, 256, Spot::GREATEST - 1, Spot::GREATEST, 1 << 20] {
-            for nth in [0, 7, MOST - 1] {
+            for nth in [0, 7, LINES - 1] {
                 let spot = Spot::new(number, nth);
 
                 assert_eq!(spot.number(), number.min(Spot::GREATEST));
@@ -523,7 +516,7 @@ mod tests {
     #[test]
     fn what_one_did_is_not_held_against_another_who_gets_its_line() {
         let now = Moment::now();
-        let sheet = Sheet::new(2);
+        let sheet = Sheet::new();
         let [signs, new] = [0, 1].map(|nth| sheet.signs(nth));
         signs.conduct().failed(false);
         signs.latency().heard(std::time::Duration::from_secs(1));
