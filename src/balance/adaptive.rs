@@ -498,16 +498,28 @@ fn sum(each: &Each) -> f32 {
 /// Where the one is that costs least, and the next: in pairs, and pairs of pairs, without a branch.
 #[inline]
 fn two_least(costs: &Each<Cost>) -> (usize, usize) {
-    // Costs are never below 0, and those are in the order of their bits; the lowest make no difference.
-    let named = |nth: usize| costs[nth].to_bits() & !(LANES as u32 - 1) | nth as u32;
+    // Of costs, which are never below 0, the lowest bits make no difference.
+    let lowest = LANES as u32 - 1;
+    let named = |nth: usize| Cost::from_bits(costs[nth].to_bits() & !lowest | nth as u32);
     let two = |nth: usize| {
         let (one, other) = (named(nth), named(nth + LANES / 2));
-        (one.min(other), one.max(other))
+        (lesser(one, other), greater(one, other))
     };
-    let of_both = |(a, b): (u32, u32), (c, d): (u32, u32)| (a.min(c), a.max(c).min(b.min(d)));
+    let of_both = |(a, b), (c, d)| (lesser(a, c), lesser(greater(a, c), lesser(b, d)));
     let (least, second) = of_both(of_both(two(0), two(2)), of_both(two(1), two(3)));
-    let place = |named: u32| named as usize % LANES;
+    let place = |named: Cost| (named.to_bits() & lowest) as usize;
     (place(least), place(second))
+}
+
+/// Of two that are numbers: an instruction each, which `min` and `max` are not.
+#[inline]
+fn lesser(one: f32, other: f32) -> f32 {
+    if one < other { one } else { other }
+}
+
+#[inline]
+fn greater(one: f32, other: f32) -> f32 {
+    if one > other { one } else { other }
 }
 
 #[cfg(test)]
