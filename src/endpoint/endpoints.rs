@@ -50,6 +50,9 @@ struct Chunk {
     members: Arc<Members>,
 }
 
+/// A chunk, and where in it one of some id is or should be.
+type Seat = (usize, Result<usize, usize>);
+
 /// In how many chunks around where it should be a place is looked for first.
 const NEAR: usize = 8;
 
@@ -113,11 +116,23 @@ impl Endpoints {
 
     /// Adds an endpoint, or takes it in place of the one that has its id, unless that is the same.
     pub(crate) fn put(&mut self, endpoint: Endpoint) {
-        let (at, found) = self.spine.seek(endpoint.id());
-        if found
-            .is_ok_and(|place| self.spine.chunks[at].members.all()[place].is_clone_of(&endpoint))
-        {
-            return;
+        let seat = self.spine.seek(endpoint.id());
+        self.put_at(seat, endpoint);
+    }
+
+    /// The same for one that was at this place when it was last put; where it is now.
+    pub(crate) fn put_again(&mut self, endpoint: Endpoint, place: usize) -> usize {
+        let seat = self.spine.seek_at(place, endpoint.id());
+        self.put_at(seat, endpoint)
+    }
+
+    fn put_at(&mut self, (at, found): Seat, endpoint: Endpoint) -> usize {
+        let chunk = self.spine.chunks.get(at);
+        let (Ok(here) | Err(here)) = found;
+        let place = chunk.map_or(0, |chunk| chunk.start) + here;
+        let known = chunk.filter(|_| found.is_ok());
+        if known.is_some_and(|chunk| chunk.members.all()[here].is_clone_of(&endpoint)) {
+            return place;
         }
         let spine = Arc::make_mut(&mut self.spine);
         if spine.chunks.is_empty() {
@@ -142,6 +157,7 @@ impl Endpoints {
                 spine.renumber(at);
             }
         }
+        place
     }
 
     /// Takes out the one of this id, if there is one.
@@ -189,10 +205,23 @@ impl Spine {
     }
 
     /// The chunk that this id belongs in, and where it is in it or should be.
-    fn seek(&self, id: &InstanceId) -> (usize, Result<usize, usize>) {
+    fn seek(&self, id: &InstanceId) -> Seat {
         let at = self.chunk_for(id);
         let chunk = self.chunks.get(at);
         (at, chunk.map_or(Err(0), |chunk| chunk.members.seek(id)))
+    }
+
+    /// The same for one that should be at this place: to make sure of that costs a look or two at memory, and to
+    /// seek it among thousands dozens.
+    fn seek_at(&self, place: usize, id: &InstanceId) -> Seat {
+        let at = self.chunk_of(place);
+        if let Some(chunk) = self.chunks.get(at)
+            && let here = place - chunk.start
+            && chunk.members.all().get(here).is_some_and(|e| e.id() == id)
+        {
+            return (at, Ok(here));
+        }
+        self.seek(id)
     }
 
     fn chunk_for(&self, id: &InstanceId) -> usize {

@@ -38,6 +38,8 @@ pub(super) struct Entry {
     pub(super) lingers: Option<Instant>,
     /// Whether it has lost its connection, and has no other yet.
     pub(super) lost: bool,
+    /// Where it was among all when it was last put there.
+    pub(super) place: usize,
 }
 
 /// A connection that is up.
@@ -76,6 +78,7 @@ impl Entry {
             outside: None,
             lingers: None,
             lost: false,
+            place: 0,
         }
     }
 

@@ -10,7 +10,7 @@ mod stages;
 mod standing;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +21,7 @@ pub(super) use share::Share;
 pub(crate) use standing::Wellness;
 
 use super::{
-    Endpoints, Event, Owner, State, Told, Vitals,
+    Endpoint, Endpoints, Event, Owner, State, Told, Vitals,
     entry::{Entry, Next},
     tiers::Tiers,
 };
@@ -118,8 +118,8 @@ pub(crate) struct Set {
     limits: Limits,
     /// Whom the endpoints' calls tell what they see.
     told: Arc<Told>,
-    /// In boxes, for a tree has room for half as many again.
-    entries: BTreeMap<InstanceId, Box<Entry>>,
+    /// In boxes, for a table has room for twice as many. Gone through in the order of [`Set::known`].
+    entries: HashMap<InstanceId, Box<Entry>>,
     /// All of them, as views show them.
     known: Endpoints,
     tiers: Tiers,
@@ -175,7 +175,7 @@ impl Set {
         Self {
             told,
             limits,
-            entries: BTreeMap::new(),
+            entries: HashMap::new(),
             known: Endpoints::default(),
             tiers: Tiers::default(),
             selection,
@@ -287,17 +287,27 @@ impl Set {
         self.listed
     }
 
-    /// Those of a list that are not known yet.
-    pub(crate) fn newcomers(&self, listed: &[Arc<Instance>]) -> Vec<Change> {
+    /// Those of a list that are not known yet, for whom room is made.
+    pub(crate) fn newcomers(&mut self, listed: &[Arc<Instance>]) -> Vec<Change> {
         let new = listed.iter().filter(|i| !self.entries.contains_key(&i.id));
-        new.cloned().map(Change::Put).collect()
+        let new: Vec<Change> = new.cloned().map(Change::Put).collect();
+        // At once, for they come in parts: to move all that are there takes longer than a part should.
+        self.entries.reserve(new.len());
+        new
+    }
+
+    /// All, in the order of their ids.
+    fn each(&self) -> impl Iterator<Item = &Entry> + Clone {
+        let known = self.known.iter();
+        known.filter_map(|endpoint| Some(&**self.entries.get(endpoint.id())?))
     }
 
     fn reset(&mut self, instances: Vec<Arc<Instance>>, now: Instant) {
         let mut keep: Vec<&InstanceId> = instances.iter().map(|instance| &instance.id).collect();
         keep.sort_unstable();
         let is_gone = |id: &&InstanceId| keep.binary_search(id).is_err();
-        let gone: Vec<InstanceId> = self.entries.keys().filter(is_gone).cloned().collect();
+        let known = self.known.iter().map(Endpoint::id);
+        let gone: Vec<InstanceId> = known.filter(is_gone).cloned().collect();
         for id in gone {
             self.remove(&id, now);
         }
@@ -368,7 +378,7 @@ impl Set {
         }
         entry.vitals.suspect(false);
         entry.show(now);
-        self.known.put(entry.endpoint());
+        entry.place = self.known.put_again(entry.endpoint(), entry.place);
         if let Some(since) = was_suspect {
             self.suspects.remove(&id);
             let until = since + self.limits.grace;

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -389,7 +391,7 @@ fn one_change_among_ten_thousand_leaves_the_others_alone() {
     let view = [scene.set.endpoints().clone(), scene.set.ready().clone()];
     assert_eq!(view.each_ref().map(Endpoints::len), [10_000; 2]);
     let counts = |set: &Set| -> Vec<usize> {
-        let entries = set.entries.values();
+        let entries = set.each();
         entries.map(|e| Arc::strong_count(&e.vitals)).collect()
     };
     let before = counts(&scene.set);
@@ -472,9 +474,10 @@ fn check(history: Vec<(u8, Update)>) -> Result<(), TestCaseError> {
         );
         prop_assert_eq!(count(|e| e.suspect.is_some()), books.suspects.len());
         prop_assert!(books.dialling <= 3);
+        prop_assert_eq!(books.entries.len(), books.known.len());
         prop_assert_eq!(
             told(books.known.iter().cloned()),
-            told(books.entries.values().map(|e| e.endpoint()))
+            told(books.each().map(Entry::endpoint))
         );
         prop_assert_eq!(told(books.ready().iter().cloned()), told(best(books)));
         prop_assert_eq!(count(|e| e.up.len() > 3), 0);
@@ -504,8 +507,8 @@ fn best(books: &Set) -> Vec<Endpoint> {
     let tier =
         |entry: &Entry, tier| entry.tier(books.held_until.is_some(), books.panics) == Some(tier);
     let those = |one| {
-        let those = books.entries.values().filter(|entry| tier(entry, one));
-        those.map(|e| e.endpoint()).collect::<Vec<_>>()
+        let those = books.each().filter(|entry| tier(entry, one));
+        those.map(Entry::endpoint).collect::<Vec<_>>()
     };
     let [serving, doubted] = [Tier::Serving, Tier::Doubted];
     let order = [serving, doubted, Tier::Draining, Tier::Unwell, Tier::Trial];

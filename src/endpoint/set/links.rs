@@ -11,7 +11,7 @@ use super::{
     super::entry::{Next, Up},
     Dial, Due, Set, Step,
 };
-use crate::{Error, Event, InstanceId, health::Verdict};
+use crate::{Endpoint, Error, Event, InstanceId, health::Verdict};
 
 /// How a connection came to take no more calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,7 +121,8 @@ impl Set {
     /// Nobody calls: all connections are let go of, and none is made until [`Set::wake`].
     pub(crate) fn sleep(&mut self, now: Instant) -> Vec<Step> {
         self.asleep = true;
-        for id in self.entries.keys().cloned().collect::<Vec<_>>() {
+        let all = self.known.iter().map(Endpoint::id);
+        for id in all.cloned().collect::<Vec<_>>() {
             self.disconnect(&id);
             if let Some(entry) = self.entries.get_mut(&id) {
                 entry.failed = 0;
@@ -137,8 +138,7 @@ impl Set {
     /// Somebody calls: all are connected again.
     pub(crate) fn wake(&mut self, now: Instant) -> Vec<Step> {
         self.asleep = false;
-        let entries = self.entries.values();
-        let resting = entries.filter(|entry| {
+        let resting = self.each().filter(|entry| {
             entry.outside.is_none() && entry.up.is_empty() && entry.next == Next::Rest
         });
         for id in resting.map(|e| e.instance.id.clone()).collect::<Vec<_>>() {

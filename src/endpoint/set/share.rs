@@ -127,8 +127,7 @@ impl Set {
         let (given, until) = entry.share.at(&self.limits.health.slow_start, now);
         let before = mem::replace(&mut entry.share.given, given);
         if before != given {
-            let endpoint = entry.endpoint();
-            self.known.put(endpoint);
+            entry.place = self.known.put_again(entry.endpoint(), entry.place);
             self.rank(id);
         }
         let Some(until) = until.map(|until| until.max(now + STEP)) else {

@@ -53,9 +53,9 @@ impl Set {
     /// Does what is due for those that are ejected.
     pub(super) fn tick_ejector(&mut self, now: Instant) {
         if self.ejector.must_sweep(now) {
-            let counts = self.entries.iter().filter_map(|(id, entry)| {
+            let counts = self.each().filter_map(|entry| {
                 entry.well?;
-                Some((id.clone(), entry.vitals.counts()))
+                Some((entry.instance.id.clone(), entry.vitals.counts()))
             });
             let counts = counts.collect();
             self.ejector.sweep(counts, now);
@@ -145,8 +145,11 @@ impl Set {
         let differs = |entry: &Entry| {
             entry.well == Some(false) || entry.standing.is_out() || entry.suspect.is_some()
         };
-        let different = self.entries.iter().filter(|(_, entry)| differs(entry));
-        for id in different.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        let different = self.each().filter(|entry| differs(entry));
+        for id in different
+            .map(|entry| entry.instance.id.clone())
+            .collect::<Vec<_>>()
+        {
             self.stand(&id, now);
         }
         // In a panic the doubted serve like the others, and no longer.
