@@ -264,7 +264,7 @@ impl Set {
     /// Those that can take calls, the best there are: serving ones; else suspects; else draining ones; else
     /// those whose calls fail.
     pub(crate) fn ready(&self) -> &Endpoints {
-        self.tiers.best()
+        self.tiers.best(&self.known)
     }
 
     /// Since when and why the registry is out of reach.
@@ -412,6 +412,7 @@ impl Set {
             selection.put(&entry.instance, entry.fitness());
             entry.next = Next::Rest;
         }
+        self.tiers.others_come(&self.known);
         self.known.put(entry.endpoint());
         self.entries.insert(id.clone(), Box::new(entry));
         if self.selection.is_none() {
@@ -438,8 +439,7 @@ impl Set {
             self.due.remove(&(until, id.clone(), Due::Leave));
         }
         self.known.remove(id);
-        let endpoint = entry.endpoint();
-        self.tiers.shift(endpoint, entry.tier, None, &self.known);
+        self.tiers.leave(id, entry.tier);
         self.wellness.shift(entry.well, None);
         self.ejector.left(id);
         self.partial.remove(id);

@@ -381,13 +381,7 @@ fn an_outage_changes_nothing_but_the_age() {
 
 #[test]
 fn one_change_among_ten_thousand_leaves_the_others_alone() {
-    let mut scene = Scene::with_dials(10_000);
-    let make = |n| Instance::at("10.0.0.1:1").and_then(|i| i.id(format!("i{n:05}")));
-    let all: Vec<Arc<Instance>> = (0..10_000).map(|n| Arc::new(make(n).unwrap())).collect();
-    scene.apply(Update::Reset(all));
-    for (id, dial) in scene.dials.clone() {
-        scene.set.up(&id.parse().unwrap(), dial.attempt, scene.now);
-    }
+    let mut scene = many(10_000);
     let view = [scene.set.endpoints().clone(), scene.set.ready().clone()];
     assert_eq!(view.each_ref().map(Endpoints::len), [10_000; 2]);
     let counts = |set: &Set| -> Vec<usize> {
@@ -396,8 +390,7 @@ fn one_change_among_ten_thousand_leaves_the_others_alone() {
     };
     let before = counts(&scene.set);
 
-    let heavier = make(5_000).unwrap().weight(7);
-    scene.delta([Change::Put(Arc::new(heavier))]);
+    scene.delta([weighs(5_000, 7)]);
 
     let after = counts(&scene.set);
     let touched = before.iter().zip(&after).filter(|(a, b)| a != b).count();
@@ -414,6 +407,36 @@ fn one_change_among_ten_thousand_leaves_the_others_alone() {
         ready.is_clone_of(known),
         "all serve, and none is kept twice"
     );
+}
+
+#[test]
+fn of_what_no_view_shows_yet_nothing_is_copied() {
+    let mut scene = many(1_000);
+    let view = scene.set.endpoints().clone();
+    let place = |all: &Endpoints| std::ptr::from_ref(&all[500]);
+    scene.delta([weighs(500, 7)]);
+    let copied = place(scene.set.endpoints());
+    assert_ne!(copied, place(&view));
+
+    scene.delta([weighs(500, 8), weighs(501, 8)]);
+
+    assert_eq!(place(scene.set.endpoints()), copied);
+    assert_eq!(scene.set.ready()[501].instance().weight, 8);
+}
+
+/// So many that are connected.
+fn many(n: usize) -> Scene {
+    let mut scene = Scene::with_dials(n);
+    scene.delta((0..n).map(|n| weighs(n, 1)));
+    for (id, dial) in scene.dials.clone() {
+        scene.set.up(&id.parse().unwrap(), dial.attempt, scene.now);
+    }
+    scene
+}
+
+fn weighs(n: usize, weight: u32) -> Change {
+    let instance = Instance::at("10.0.0.1:1").and_then(|i| i.id(format!("i{n:05}")));
+    Change::Put(Arc::new(instance.unwrap().weight(weight)))
 }
 
 fn updates() -> impl Strategy<Value = Vec<(u8, Update)>> {

@@ -47,7 +47,7 @@ impl Set {
 
     /// Those that are tried, with one call at a time.
     pub(crate) fn on_trial(&self) -> &Endpoints {
-        self.tiers.on_trial()
+        self.tiers.on_trial(&self.known)
     }
 
     /// Does what is due for those that are ejected.
