@@ -170,8 +170,11 @@ const ONE_OF: [f32; LANES + 1] = [
 /// - from -1, for one that nothing is known of, half as much for each microsecond that is usual now;
 /// - beyond that, for one that has looked bad for so long that it may be tried.
 type Cost = f32;
-/// More than any that is to be called; and what is left of the greatest numbers suffices for calls in flight.
+/// More than any that is to be called; and what is left of the greatest numbers suffices for calls in flight, of which
+/// there are no more for a weight than so many.
 const BARRED: Cost = 1e28;
+const BUSIEST: f32 = 1e9;
+const _: () = assert!(BARRED * (BUSIEST + 1.0 + CROWD) < f32::MAX);
 /// A wait that is longer than usual is looked at again when it is longer by this part.
 const GROWS: f32 = 1.0 / 16.0;
 
@@ -317,7 +320,7 @@ impl Best {
         let mut busy = in_flight.map(|n| n as i32 as f32);
         if let Some(per_weight) = &self.per_weight {
             for (busy, &place) in busy.iter_mut().zip(&drawn.places) {
-                *busy *= per_weight[place];
+                *busy = (*busy * per_weight[place]).min(BUSIEST);
             }
         }
         for nth in 0..LANES {

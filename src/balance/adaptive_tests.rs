@@ -60,6 +60,21 @@ fn about(mean: Duration, nth: usize) -> Duration {
     mean / 2 + mean * part as u32 / 256
 }
 
+#[test]
+fn whoever_is_barred_is_never_the_least_however_busy() {
+    for barred in 0..LANES {
+        let costs = std::array::from_fn(|nth| match nth == barred {
+            true => BARRED * (BUSIEST + 1.0 + CROWD),
+            false => 1e20 + 1e16 * nth as f32,
+        });
+
+        let (least, second) = two_least(&costs);
+
+        assert_eq!(least, usize::from(barred == 0));
+        assert_eq!(second, if barred > 1 { 1 } else { 2 });
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn equals_share_and_one_ten_times_slower_is_only_tried() {
     let mut fleet = among(6);
