@@ -42,7 +42,7 @@ impl OfTwo {
 
     /// Whether the first is busier than the second, each for its weight.
     #[inline]
-    fn is_busier(&self, first: usize, second: usize) -> bool {
+    fn is_busier(&self, first: usize, second: usize, call: &Call<'_>) -> bool {
         let places = [first, second];
         // Not by `map`, which would be a call.
         let [a, b] = [self.board.glance(first), self.board.glance(second)];
@@ -64,7 +64,7 @@ impl OfTwo {
         };
         let busier = cost(m, slow, w, bad) > cost(n, fast, v, good);
         let loser = if busier { first } else { second };
-        self.board.endpoint(loser).lost_comparison();
+        self.board.signs(loser).lost_comparison(call.at());
         busier
     }
 }
@@ -76,12 +76,12 @@ const APART: f32 = 4.0;
 const BLEMISH: u32 = 16;
 
 impl Pick for OfTwo {
-    fn pick(&self, _: &Call<'_>) -> usize {
+    fn pick(&self, call: &Call<'_>) -> usize {
         if self.board.len() == 1 {
             return 0;
         }
         let (first, second) = self.two.draw();
-        if self.is_busier(first, second) {
+        if self.is_busier(first, second, call) {
             second
         } else {
             first
@@ -155,10 +155,13 @@ mod tests {
         let ready = conform::endpoints(&[4, 1]);
         let _calls = [ready[0].begin(), ready[0].begin(), ready[1].begin()];
         let of_two = OfTwo::of(&ready);
+        let headers = http::HeaderMap::new();
+        let call = Call::new("/a.B/C", &headers);
 
-        assert!(of_two.is_busier(1, 0));
-        assert!(!of_two.is_busier(0, 1));
+        assert!(of_two.is_busier(1, 0, &call));
+        assert!(!of_two.is_busier(0, 1, &call));
     }
+
     #[test]
     fn one_that_fails_at_once_gets_next_to_nothing_and_is_tried_again() {
         let headers = http::HeaderMap::new();

@@ -1,9 +1,11 @@
 //! How soon a server answers, for those who compare.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
+
+use crate::moment::Moment;
 
 /// A moving average of the time to the head of a response, in microseconds; 0 while nothing is known.
 ///
@@ -14,30 +16,30 @@ use std::{
 pub(crate) struct Latency {
     heard: AtomicU32,
     faded: AtomicU32,
-    /// When it last faded for the time that has passed, in milliseconds of the endpoint's age.
-    faded_at: AtomicU32,
+    /// When it last faded for the time that has passed, or came to be known, in nanoseconds.
+    faded_at: AtomicU64,
 }
 
 /// Each lost comparison takes away this part: a hundredfold is tried again after some 800 of them.
 const FADE: u32 = 256;
-/// So many milliseconds with lost comparisons take away a quarter, were they few: a hundredfold is tried again
+/// So many nanoseconds with lost comparisons take away a quarter, were they few: a hundredfold is tried again
 /// after some four seconds.
-const WHILE: u32 = 250;
+const WHILE: i64 = 250_000_000;
 
 impl Latency {
     pub(crate) fn new() -> Self {
         Self {
             heard: AtomicU32::new(0),
             faded: AtomicU32::new(0),
-            faded_at: AtomicU32::new(0),
+            faded_at: AtomicU64::new(0),
         }
     }
 
     /// It is another's.
-    pub(super) fn begin_anew(&self) {
-        for word in [&self.heard, &self.faded, &self.faded_at] {
-            word.store(0, Ordering::Relaxed);
-        }
+    pub(super) fn begin_anew(&self, now: Moment) {
+        self.heard.store(0, Ordering::Relaxed);
+        self.faded.store(0, Ordering::Relaxed);
+        self.faded_at.store(now.nanos(), Ordering::Relaxed);
     }
 
     /// A call was answered, or given up, after so long.
@@ -66,12 +68,13 @@ impl Latency {
         Duration::from_micros(self.heard.load(Ordering::Relaxed).into())
     }
 
-    /// It lost a comparison when it was so old. Whether it did so for a while.
-    pub(crate) fn lost(&self, age: Duration) -> bool {
-        let at = age.as_millis() as u32;
-        let a_while = at.wrapping_sub(self.faded_at.load(Ordering::Relaxed)) >= WHILE;
+    /// It lost a comparison. Whether it did so for a while.
+    pub(super) fn lost(&self, now: Moment) -> bool {
+        let now = now.nanos();
+        let since = now.wrapping_sub(self.faded_at.load(Ordering::Relaxed));
+        let a_while = since as i64 >= WHILE;
         if a_while {
-            self.faded_at.store(at, Ordering::Relaxed);
+            self.faded_at.store(now, Ordering::Relaxed);
         }
         let now = self.now();
         let part = now.div_ceil(if a_while { 4 } else { FADE });
@@ -93,16 +96,24 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    fn known() -> Latency {
+        let latency = Latency::new();
+        latency.begin_anew(Moment::now());
+        latency
+    }
 
     #[test]
     fn what_loses_fades_until_it_is_tried_and_is_believed_when_it_answers() {
-        let latency = Latency::new();
+        let (latency, now) = (known(), Moment::now());
         assert_eq!(latency.now(), 0);
 
         latency.heard(Duration::from_millis(100));
         for _ in 0..1_000 {
-            latency.lost(Duration::ZERO);
+            latency.lost(now);
         }
         assert!(latency.now() < 2_500, "{}", latency.now());
         latency.is_tried();
@@ -116,13 +127,13 @@ mod tests {
 
     #[test]
     fn nothing_heard_stays_nothing_and_something_never_becomes_nothing() {
-        let latency = Latency::new();
-        latency.lost(Duration::ZERO);
+        let (latency, now) = (known(), Moment::now());
+        latency.lost(now);
         assert_eq!(latency.now(), 0);
 
         latency.heard(Duration::ZERO);
         for _ in 0..100 {
-            latency.lost(Duration::ZERO);
+            latency.lost(now);
         }
 
         assert_eq!(latency.now(), 1);
@@ -130,13 +141,12 @@ mod tests {
 
     #[test]
     fn where_comparisons_are_few_time_fades_it_and_a_few_answers_are_believed() {
-        let latency = Latency::new();
-        let mut age = Duration::ZERO;
+        let (latency, mut now) = (known(), Instant::now());
         let mut fade = || {
             let mut lost = 0;
             while latency.now() > 4_000 {
-                age += Duration::from_millis(50);
-                latency.lost(age);
+                now += Duration::from_millis(50);
+                latency.lost(Moment::at(now));
                 lost += 1;
             }
             lost

@@ -190,11 +190,6 @@ impl Endpoint {
         &self.vitals
     }
 
-    /// It lost a comparison with another.
-    pub(crate) fn lost_comparison(&self) {
-        self.vitals.lost_comparison();
-    }
-
     /// The oldest of its connections, which has room for all calls as a rule.
     pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
         self.vitals.links().first()

@@ -79,7 +79,7 @@ pub(super) struct Chart {
 pub(crate) struct Board {
     chart: Chart,
     /// As long as these are there, nobody else is given their lines.
-    endpoints: Endpoints,
+    _endpoints: Endpoints,
 }
 
 /// The lines that are nobody's, by the numbers of their sheets.
@@ -109,7 +109,7 @@ impl<'a> Signs<'a> {
         self.glance.begin_anew();
         self.conduct().begin_anew(limit);
         self.form().begin_anew(now);
-        self.latency().begin_anew();
+        self.latency().begin_anew(now);
     }
 
     /// What is seen of it at a glance.
@@ -134,6 +134,13 @@ impl<'a> Signs<'a> {
     #[inline]
     pub(crate) fn latency(self) -> &'a Latency {
         &self.detail.latency
+    }
+
+    /// It lost a comparison with another.
+    pub(crate) fn lost_comparison(self, now: Moment) {
+        let a_while = self.latency().lost(now);
+        self.conduct().lost(a_while);
+        self.are_told();
     }
 
     /// What two are compared by has changed, and is to be seen.
@@ -266,16 +273,12 @@ impl Board {
     pub(crate) fn of(endpoints: &Endpoints) -> Self {
         Self {
             chart: endpoints.chart().clone(),
-            endpoints: endpoints.clone(),
+            _endpoints: endpoints.clone(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.chart.at.len()
-    }
-
-    pub(crate) fn endpoint(&self, place: usize) -> &Endpoint {
-        &self.endpoints[place]
     }
 
     /// The signs of the endpoint at this place, of which there must be so many.

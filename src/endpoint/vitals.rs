@@ -332,13 +332,6 @@ impl Vitals {
         self.signs().are_told();
     }
 
-    /// It lost a comparison with another.
-    pub(crate) fn lost_comparison(&self) {
-        let a_while = self.latency().lost(Moment::now().since(self.known_since));
-        self.conduct().lost(a_while);
-        self.signs().are_told();
-    }
-
     pub(crate) fn links(&self) -> &Links {
         &self.links
     }
