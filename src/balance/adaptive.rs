@@ -90,8 +90,9 @@ struct Fleet {
 #[derive(Debug)]
 struct Best {
     board: Board,
-    /// One over each weight, as a part of the mean of all; none when all weights are equal.
-    per_weight: Option<Box<[f32]>>,
+    /// The mean of all weights, and one over each; none when all weights are equal.
+    mean: f32,
+    per_weight: Option<Arc<[f32]>>,
     /// How to draw by weight; none when all weights are equal.
     alias: Option<Alias>,
     fleet: Arc<Fleet>,
@@ -182,23 +183,15 @@ impl Policy for Adaptive {
     fn over(&self, ready: &Endpoints) -> Box<dyn Pick> {
         let weights = ready.weights();
         let equal = weights.are_equal();
-        let mean = weights.sum as f32 / ready.len() as f32;
         Box::new(Best {
             board: Board::of(ready),
-            per_weight: (!equal).then(|| per_weight(ready, mean)),
+            mean: weights.sum as f32 / ready.len() as f32,
+            per_weight: (!equal).then(|| Arc::clone(ready.per_weight())),
             alias: (!equal).then(|| Alias::of(ready)),
             fleet: Arc::clone(&self.fleet),
             runner_up: RunnerUp(AtomicU32::new(u32::MAX)),
         })
     }
-}
-
-fn per_weight(ready: &Endpoints, mean: f32) -> Box<[f32]> {
-    let mut all = Vec::with_capacity(ready.len());
-    for part in ready.parts() {
-        all.extend(part.each_weight().iter().map(|weight| mean / weight));
-    }
-    all.into()
 }
 
 impl Pick for Best {
@@ -320,7 +313,7 @@ impl Best {
         let mut busy = in_flight.map(|n| n as i32 as f32);
         if let Some(per_weight) = &self.per_weight {
             for (busy, &place) in busy.iter_mut().zip(&drawn.places) {
-                *busy = (*busy * per_weight[place]).min(BUSIEST);
+                *busy = (*busy * self.mean * per_weight[place]).min(BUSIEST);
             }
         }
         for nth in 0..LANES {

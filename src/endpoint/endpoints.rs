@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Endpoint, Weights,
-    members::{MOST, Members},
+    members::{MOST, Members, per_weight},
     signs::Chart,
 };
 use crate::InstanceId;
@@ -40,6 +40,8 @@ struct Spine {
     dense: u64,
     /// Where their signs are, once somebody has asked: what is said of them anew changes nothing about that.
     chart: OnceLock<Chart>,
+    /// One over what each weighs, once somebody has asked.
+    per_weight: OnceLock<Arc<[f32]>>,
 }
 
 /// Never empty.
@@ -104,6 +106,13 @@ impl Endpoints {
         Weights::of_all(self.parts().map(Members::weights))
     }
 
+    /// One over what each weighs, by their places, as near as a policy needs it.
+    pub(crate) fn per_weight(&self) -> &Arc<[f32]> {
+        let each = || self.parts().flat_map(Members::per_weight).copied();
+        let all = || each().collect::<Vec<_>>().into();
+        self.spine.per_weight.get_or_init(all)
+    }
+
     /// Where their signs are.
     pub(super) fn chart(&self) -> &Chart {
         self.spine.chart.get_or_init(|| Chart::of(self))
@@ -143,14 +152,19 @@ impl Endpoints {
         }
         let members = spine.chunks[at].change();
         match found {
-            Ok(place) => {
-                if !Arc::ptr_eq(members[place].vitals(), endpoint.vitals()) {
+            Ok(_) => {
+                if !Arc::ptr_eq(members[here].vitals(), endpoint.vitals()) {
                     spine.chart.take();
                 }
-                members[place] = endpoint;
+                if let Some(all) = spine.per_weight.get_mut()
+                    && all[place] != per_weight(&endpoint)
+                {
+                    Arc::make_mut(all)[place] = per_weight(&endpoint);
+                }
+                members[here] = endpoint;
             }
-            Err(place) => {
-                members.insert(place, endpoint);
+            Err(_) => {
+                members.insert(here, endpoint);
                 if members.len() > MOST {
                     spine.split(at);
                 }
@@ -258,6 +272,7 @@ impl Spine {
     /// Tells the chunks from this one on where they start, and all that others may be there.
     fn renumber(&mut self, from: usize) {
         self.chart.take();
+        self.per_weight.take();
         let before = from.checked_sub(1).map(|before| &self.chunks[before]);
         let mut start = before.map_or(0, |chunk| chunk.start + chunk.members.all().len());
         for chunk in &mut self.chunks[from..] {
@@ -335,7 +350,7 @@ mod tests {
             for (n, weight) in changes {
                 if n % 64 == 0 {
                     endpoints.weights();
-                    endpoints.parts().for_each(|part| assert!(!part.each_weight().is_empty()));
+                    assert_eq!(endpoints.per_weight().len(), endpoints.len());
                 }
                 if weight == 0 {
                     endpoints.remove(endpoint(n, 0).id());
@@ -356,8 +371,8 @@ mod tests {
             let told = endpoints.weights();
             prop_assert_eq!(told.sum, weights().sum::<u64>());
             prop_assert_eq!(told.are_equal(), weights().all(|w| Some(w) == weights().next()));
-            let each = endpoints.parts().flat_map(Members::each_weight).copied();
-            prop_assert!(each.eq(weights().map(|w| w as f32)));
+            let each = weights().map(|weight| 1.0 / weight as f32);
+            prop_assert!(each.eq(endpoints.per_weight().iter().copied()));
             let sizes = endpoints.spine.chunks.iter().map(|c| c.members.all().len());
             let sizes: Vec<_> = sizes.collect();
             prop_assert!(sizes.iter().all(|size| (1..=MOST).contains(size)), "{:?}", sizes);

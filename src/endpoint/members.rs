@@ -15,7 +15,7 @@ pub(crate) struct Members {
     /// The id of the first, for those who look for one.
     first: OnceLock<InstanceId>,
     weights: OnceLock<Weights>,
-    each: OnceLock<Box<[f32; MOST]>>,
+    per_weight: OnceLock<Box<[f32; MOST]>>,
     columns: OnceLock<Columns>,
     strip: OnceLock<Box<Strip>>,
 }
@@ -50,7 +50,7 @@ impl Members {
     pub(super) fn change(&mut self) -> &mut Vec<Endpoint> {
         self.first.take();
         self.weights.take();
-        self.each.take();
+        self.per_weight.take();
         self.columns.take();
         self.strip.take();
         &mut self.all
@@ -73,12 +73,12 @@ impl Members {
         *self.weights.get_or_init(weights)
     }
 
-    /// What each weighs, as near as a policy needs it, and at least one hundredth.
-    pub(crate) fn each_weight(&self) -> &[f32] {
-        let each = self.each.get_or_init(|| {
+    /// One over what each weighs.
+    pub(super) fn per_weight(&self) -> &[f32] {
+        let each = self.per_weight.get_or_init(|| {
             let mut each = Box::new([0.0; MOST]);
-            for (weight, endpoint) in each.iter_mut().zip(&self.all) {
-                *weight = endpoint.weight().max(1) as f32;
+            for (each, endpoint) in each.iter_mut().zip(&self.all) {
+                *each = per_weight(endpoint);
             }
             each
         });
@@ -97,6 +97,11 @@ impl Members {
     pub(super) fn strip(&self) -> &Strip {
         self.strip.get_or_init(|| Box::new(Strip::of(&self.all)))
     }
+}
+
+/// One over what it weighs, which is at least one hundredth.
+pub(super) fn per_weight(endpoint: &Endpoint) -> f32 {
+    1.0 / endpoint.weight().max(1) as f32
 }
 
 impl Clone for Members {
