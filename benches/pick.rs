@@ -1,7 +1,9 @@
 //! What a pick costs, with the look-up of the endpoint it chose, by policy, number of endpoints and number
 //! of threads: `cargo bench --bench pick`, or `cargo bench --bench pick -- adaptive random` for these two. A figure is
 //! the median of a few rounds, in nanoseconds of processor time; the time of a call is known when it is picked for, as
-//! in a channel.
+//! in a channel. Nothing is learnt between two picks: who watches its endpoints judges those anew that a call has told
+//! something of, or that it has not looked at for sixteen milliseconds, and what that adds when it is all of them is told,
+//! too.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
 
 use std::{hint::black_box, sync::Barrier, thread, time::Duration};
@@ -31,11 +33,22 @@ const WATCHFUL: [&str; 3] = ["adaptive", "least_loaded", "peak_ewma"];
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 const THREADS: [usize; 4] = [1, 2, 4, 8];
 const ROUNDS: usize = 7;
+/// So much later nothing holds that was made of an endpoint.
+const LATER: Duration = Duration::from_millis(20);
 /// Long enough for threads to run side by side, and not one after the other.
 const PICKS: u32 = 2_000_000;
 
 fn main() {
     let cores = thread::available_parallelism().unwrap();
+    let words = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"));
+    for word in words {
+        if !POLICIES.contains(&&*word) {
+            eprintln!("pick: there is no policy {word:?}: {}", POLICIES.join(", "));
+            std::process::exit(2);
+        }
+    }
     println!("ns a pick of one thread, by the number of endpoints");
     heading(&SIZES);
     let sets: Vec<(Endpoints, Endpoints)> = SIZES.map(|n| (equal(n), weighed(n))).into();
@@ -52,6 +65,14 @@ fn main() {
         print!("{policy:<18}");
         for (endpoints, _calls) in &used {
             print!("{:>10.1}", nanos(usual(policy, endpoints, 1)));
+        }
+        println!();
+    }
+    println!("\nand where each pick has to judge anew whomever it looks at");
+    for policy in asked_for(&["adaptive"]) {
+        print!("{policy:<18}");
+        for (endpoints, _calls) in &used {
+            print!("{:>10.1}", nanos(time(policy, endpoints, 1, LATER)));
         }
         println!();
     }
@@ -96,12 +117,17 @@ fn among<'a>(policy: &str, (equal, weighed): &'a (Endpoints, Endpoints)) -> &'a 
 
 /// The time of a pick, while so many threads pick at once.
 fn usual(policy: &str, endpoints: &Endpoints, threads: usize) -> Duration {
+    time(policy, endpoints, threads, Duration::ZERO)
+}
+
+/// The same, where each call is made so much later than the one before.
+fn time(policy: &str, endpoints: &Endpoints, threads: usize, later: Duration) -> Duration {
     let pick = balance::named(policy).unwrap().over(endpoints);
     let quick = std::env::args().any(|word| word == "--quick");
     let rounds = (0..if quick { 3 } else { ROUNDS }).map(|_| {
         let start = Barrier::new(threads);
         thread::scope(|scope| {
-            let run = || scope.spawn(|| round(&*pick, endpoints, &start));
+            let run = || scope.spawn(|| round(&*pick, endpoints, &start, later));
             let running: Vec<_> = (0..threads).map(|_| run()).collect();
             running
                 .into_iter()
@@ -115,12 +141,18 @@ fn usual(policy: &str, endpoints: &Endpoints, threads: usize) -> Duration {
     rounds[rounds.len() / 2]
 }
 
-fn round(pick: &dyn Pick, endpoints: &Endpoints, start: &Barrier) -> Duration {
+fn round(pick: &dyn Pick, endpoints: &Endpoints, start: &Barrier, later: Duration) -> Duration {
     let headers = HeaderMap::new();
-    let call = Call::new("/grpc.examples.echo.Echo/UnaryEcho", &headers).made_at(Instant::now());
+    let mut now = Instant::now();
+    let made_at = |now| Call::new("/grpc.examples.echo.Echo/UnaryEcho", &headers).made_at(now);
+    let mut call = made_at(now);
     start.wait();
     let began = cpu();
     for _ in 0..PICKS {
+        if !later.is_zero() {
+            now += later;
+            call = made_at(now);
+        }
         black_box(endpoints.get(pick.pick(black_box(&call))));
     }
     cpu() - began
