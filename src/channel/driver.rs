@@ -160,6 +160,7 @@ impl Running {
             Update::Delta(news) if news.len() > PART => (news, None),
             few => return self.apply(few),
         };
+        self.set.make_room(&news);
         let mut news = news.into_iter();
         while news.len() > 0 {
             self.apply(Update::Delta(news.by_ref().take(PART).collect()));

@@ -112,6 +112,9 @@ enum Due {
     Leave,
 }
 
+/// Room for so many times those who are left is given back.
+const ROOMY: usize = 16;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Set {
@@ -287,13 +290,16 @@ impl Set {
         self.listed
     }
 
-    /// Those of a list that are not known yet, for whom room is made.
-    pub(crate) fn newcomers(&mut self, listed: &[Arc<Instance>]) -> Vec<Change> {
+    /// Those of a list that are not known yet.
+    pub(crate) fn newcomers(&self, listed: &[Arc<Instance>]) -> Vec<Change> {
         let new = listed.iter().filter(|i| !self.entries.contains_key(&i.id));
-        let new: Vec<Change> = new.cloned().map(Change::Put).collect();
-        // At once, for they come in parts: to move all that are there takes longer than a part should.
-        self.entries.reserve(new.len());
-        new
+        new.cloned().map(Change::Put).collect()
+    }
+
+    /// For those that come in parts: to move all that are there takes longer than a part should.
+    pub(crate) fn make_room(&mut self, news: &[Change]) {
+        let is_new = |change: &&Change| matches!(change, Change::Put(i) if !self.entries.contains_key(&i.id));
+        self.entries.reserve(news.iter().filter(is_new).count());
     }
 
     /// All, in the order of their ids.
@@ -427,6 +433,9 @@ impl Set {
         let Some(entry) = self.entries.remove(id) else {
             return;
         };
+        if self.entries.capacity() > ROOMY * self.entries.len().max(ROOMY) {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
         if let Some(since) = entry.suspect {
             self.suspects.remove(id);
             let until = since + self.limits.grace;

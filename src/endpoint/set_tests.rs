@@ -583,3 +583,14 @@ fn fuzz_histories() {
             .unwrap();
     }
 }
+
+#[test]
+fn room_for_many_is_given_back_when_few_are_left() {
+    let mut scene = Scene::new();
+    let some = |n: usize| ('一'..).take(n).map(instance).collect();
+    scene.apply(Update::Reset(some(5_000)));
+
+    scene.apply(Update::Reset(some(10)));
+
+    assert!(scene.set.entries.capacity() < 500);
+}
